@@ -1,0 +1,1 @@
+"""The heart: facts forward, live and kept backward, ties, choices, and the plan that comes out of them."""

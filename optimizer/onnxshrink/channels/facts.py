@@ -1,0 +1,121 @@
+"""Facts, forward: what is known of every tensor, with shapes and integer facts brought to a fixpoint first."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..graph.shapes import infer
+from ..graph.view import Graph, Node, Shape
+from ..ops import rule_for
+from ..ops.evaluate import evaluate
+from ..ops.fact import Fact, collapse, constant
+from ..ops.rule import Context
+
+FOLD = 1 << 16
+"""Largest number of elements of operands on which an operator without facts of its own is simply evaluated."""
+
+RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
+INT_RANGES = {"uint8": (0.0, 255.0), "int8": (-128.0, 127.0), "bool": (0.0, 1.0)}
+
+
+def understand(graph: Graph, *, bounds: bool = True) -> Context:
+    """Shapes and facts of a graph, until neither learns more; `graph.shapes` and `graph.dtypes` are filled in.
+
+    Args:
+        graph: the view, as `graph.view.build` made it.
+        bounds: propagate intervals too; without them only exact values are known.
+    """
+    known: dict[str, np.ndarray] = {}
+    dims: dict[str, Shape] = {}
+    for _ in range(8):
+        infer(graph, known, dims)
+        context = propagate(graph, integers_only=True)
+        learnt = {
+            name: array for name, array in _computed_integers(context).items() if name not in known
+        }
+        refined: dict[str, Shape] = {}
+        for node in graph.nodes:
+            for name, shape in rule_for(node).refine(node, context).items():
+                if dims.get(name) != shape:
+                    refined[name] = shape
+        if not learnt and not refined:
+            break
+        known.update(learnt)
+        dims.update(refined)
+        graph.shapes.update(refined)
+    return propagate(graph, bounds=bounds)
+
+
+def _computed_integers(context: Context) -> dict[str, np.ndarray]:
+    """Integer tensors that are computed, small and completely known."""
+    found = {}
+    for node in context.graph.nodes:
+        for name in node.outputs:
+            dtype = context.graph.dtypes.get(name)
+            if name and dtype is not None and dtype.kind in "iu" and name in context.facts:
+                array = context.array(name)
+                if array is not None and array.size <= 4096:
+                    found[name] = np.ascontiguousarray(array)
+    return found
+
+
+def propagate(graph: Graph, *, integers_only: bool = False, bounds: bool = True) -> Context:
+    """One forward pass over all nodes.
+
+    Args:
+        integers_only: only what shapes are computed from; floats stay unknown.
+        bounds: keep intervals.
+    """
+    facts: dict[str, Fact] = {}
+    context = Context(graph, facts)
+    for name, array in graph.constants.items():
+        if not integers_only or array.dtype.kind in "iub":
+            facts[name] = constant(array)
+    for name in graph.inputs:
+        dtype, rank = graph.dtypes.get(name), graph.rank(name)
+        if dtype is not None and dtype.name in INT_RANGES and rank and bounds and not integers_only:
+            low, high = INT_RANGES[dtype.name]
+            shape = (1,) * rank
+            facts[name] = Fact(np.zeros(shape, dtype), np.zeros(shape, bool), np.full(shape, low), np.full(shape, high))
+    for node in graph.nodes:
+        if integers_only and not _integer(node, graph):
+            continue
+        for name, fact in zip(node.outputs, facts_of(node, context), strict=False):
+            rank = graph.rank(name)
+            if not name or fact is None or rank is None or fact.rank != rank:
+                continue
+            if not bounds:
+                plain = collapse(Fact(fact.value, fact.known))
+                if plain is None:
+                    continue
+                fact = plain
+            facts[name] = fact
+    return context
+
+
+def _integer(node: Node, graph: Graph) -> bool:
+    return any((d := graph.dtypes.get(o)) is not None and d.kind in "iub" for o in node.outputs if o)
+
+
+def facts_of(node: Node, context: Context) -> list[Fact | None]:
+    """A node's facts by its rule; where it has none and all operands are small and known, by evaluating it."""
+    found = rule_for(node).facts(node, context)
+    if any(fact is not None for fact in found) or node.domain or node.op in RANDOM or node.captured:
+        return found
+    if any(a.type in (5, 10) for a in node.proto.attribute):  # a body
+        return found
+    arrays: list[np.ndarray | None] = []
+    for name in node.inputs:
+        array = context.array(name) if name else None
+        if name and (array is None or array.size > FOLD):
+            return found
+        arrays.append(array)
+    if not any(a is not None for a in arrays):
+        return found
+    results = evaluate(node.proto, arrays, context.opset)
+    if results is None:
+        return found
+    return [
+        collapse(constant(r)) if isinstance(r, np.ndarray) and r.dtype.kind in "fiub" and r.size <= FOLD else None
+        for r in results
+    ]

@@ -1,0 +1,268 @@
+"""Live and kept, backward: two sets of slices that only grow, one worklist, choices last.
+
+Live: the right value of this slice is required. Kept: the slice stays in the tensor. Live is within kept; what is
+kept but not live may hold garbage. A node is active when one of its outputs is needed; only then do its ties, its
+reads and its pins (axes that none of its ties mentions) count.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+
+from ..graph.view import Node
+from ..ops.rule import Context, Demand, everything
+from ..ops.tie import EqualPerGroup, Port, Tie
+
+PIN, TIE, READ, CHOICE, OUTPUT = range(5)
+
+
+class Solution:
+    """The two sets for a graph, with the cause of each kept slice.
+
+    `cause[port]` [n, 3] says why a slice is kept: what happened (PIN, TIE, READ, CHOICE, OUTPUT), the node's index,
+    and the slice of the port at the other end of the tie. `origin[port][i]` is that port.
+    """
+
+    def __init__(self, context: Context):
+        self.context = context
+        graph = context.graph
+        self._live: dict[str, Demand] = {}
+        self._kept: dict[str, Demand] = {}
+        self._needed: set[str] = set()
+        self.cause: dict[Port, np.ndarray] = {}
+        self.origin: dict[Port, dict[int, Port]] = {}
+        self.ties: list[list[Tie]] = [context.rule(n).ties(n, context) for n in graph.nodes]
+        self._mentioned: list[set[Port]] = [{p for t in ties for p in t.ports} for ties in self.ties]
+        self._queue: deque[Node] = deque()
+        self._queued: set[int] = set()
+        for tensor in graph.tensors():
+            sizes = [d if isinstance(d, int) else 1 for d in context.shape(tensor) or ()]
+            pinned = [not isinstance(d, int) or d == 0 for d in context.shape(tensor) or ()]
+            self._kept[tensor] = [np.full(s, p) for s, p in zip(sizes, pinned, strict=True)]
+            self._live[tensor] = [np.full(s, p) for s, p in zip(sizes, pinned, strict=True)]
+        for tensor in graph.outputs:
+            self._demand(tensor, None, OUTPUT, -1)
+        for tensor in graph.inputs:
+            for axis in range(context.rank(tensor) or 0):
+                self._keep((tensor, axis), np.ones_like(self._kept[tensor][axis]), PIN, -1)
+        self._run()
+
+    # what rules see
+
+    def kept(self, port: Port) -> np.ndarray:
+        return self._kept[port[0]][port[1]]
+
+    def live(self, tensor: str) -> Demand:
+        return self._live[tensor] if self.needed(tensor) else [np.zeros_like(m) for m in self._kept[tensor]]
+
+    def needed(self, tensor: str) -> bool:
+        return tensor in self._needed
+
+    # growth
+
+    def active(self, node: Node) -> bool:
+        return any(o in self._needed for o in node.outputs if o)
+
+    def keep(self, port: Port, mask: np.ndarray) -> None:
+        """Add slices by choice and converge again."""
+        self._keep(port, mask, CHOICE, -1)
+        self._run()
+
+    def _keep(
+        self, port: Port, mask: np.ndarray, why: int, node: int, origin: Port | None = None,
+        index: np.ndarray | None = None,
+    ) -> None:
+        current = self._kept[port[0]][port[1]]
+        new = mask & ~current
+        if not new.any():
+            return
+        cause = self.cause.setdefault(port, np.full((current.size, 3), -1, np.int32))
+        cause[new, 0], cause[new, 1] = why, node
+        cause[new, 2] = -1 if index is None else index[new]
+        if origin is not None:
+            sources = self.origin.setdefault(port, {})
+            for i in np.flatnonzero(new):
+                sources[int(i)] = origin
+        current |= new
+        self._touch(port[0])
+
+    def _demand(self, tensor: str, demand: Demand | None, why: int, node: int) -> None:
+        """A reader needs the right values of `demand` (None: of everything)."""
+        if tensor in self.context.graph.constants:  # always right; what stays of it is decided by ties and pins
+            self._require(tensor)
+            return
+        whole = demand if demand is not None else everything(tensor, self.context)
+        if not all(mask.any() for mask in whole):
+            return
+        if tensor not in self._needed:
+            self._needed.add(tensor)
+            self._touch(tensor)
+        for axis, mask in enumerate(whole):
+            live = self._live[tensor][axis]
+            if (mask & ~live).any():
+                live |= mask
+                self._keep((tensor, axis), mask, why, node)
+                self._touch(tensor)
+
+    def _require(self, tensor: str) -> None:
+        if tensor not in self._needed:
+            self._needed.add(tensor)
+            self._touch(tensor)
+
+    def _touch(self, tensor: str) -> None:
+        graph = self.context.graph
+        producer = graph.producer.get(tensor)
+        if producer is not None:
+            self._push(producer)
+        for node, _ in graph.consumers.get(tensor, ()):
+            self._push(node)
+
+    def _push(self, node: Node) -> None:
+        if node.index not in self._queued:
+            self._queued.add(node.index)
+            self._queue.append(node)
+
+    def _run(self) -> None:
+        while self._queue:
+            node = self._queue.popleft()
+            self._queued.discard(node.index)
+            if self.active(node):
+                self._visit(node)
+
+    def _visit(self, node: Node) -> None:
+        rule = self.context.rule(node)
+        operands = rule.operands(node, self.context, self)
+        for index in operands:
+            self._require(node.inputs[index])
+        for tensor in node.captured:
+            self._demand(tensor, None, READ, node.index)
+        for tie in self.ties[node.index]:
+            for port, mask in tie.close(self.kept):
+                origin, index = self._source(tie, port)
+                self._keep(port, mask, TIE, node.index, origin, index)
+        present = [node.inputs[i] for i in operands] + [o for o in node.outputs if o in self._needed]
+        for tensor in present:
+            for axis, mask in enumerate(self._kept[tensor]):
+                if (tensor, axis) not in self._mentioned[node.index]:
+                    self._keep((tensor, axis), np.ones_like(mask), PIN, node.index)
+        for index, demand in rule.reads(node, self.context, self).items():
+            self._demand(node.inputs[index], demand, READ, node.index)
+
+    @staticmethod
+    def _source(tie: Tie, port: Port) -> tuple[Port | None, np.ndarray | None]:
+        """The port and the slices at the other end of a tie, for reports; only one-to-one ties say it."""
+        ports = tie.ports
+        if len(ports) != 2 or isinstance(tie, EqualPerGroup) or ports[0] == ports[1]:
+            return None, None
+        other = ports[0] if port == ports[1] else ports[1]
+        index = getattr(tie, "index", None)
+        if index is None:
+            return other, None
+        return other, (index if port == ports[1] else None)
+
+    # choices
+
+    def empty(self) -> list[Port]:
+        """Axes of needed tensors that nothing keeps: an operator cannot run on nothing."""
+        return [
+            (tensor, axis)
+            for tensor in self._kept
+            if tensor in self._needed
+            for axis, mask in enumerate(self._kept[tensor])
+            if mask.size and not mask.any()
+        ]
+
+    def settle(self) -> None:
+        """Make the choices that correctness asks for, one at a time, in a fixed order, until none is left."""
+        while self._choose_group() or self._choose_slice() or self._choose_carrier():
+            pass
+
+    def _choose_group(self) -> bool:
+        for node in self.context.graph.nodes:
+            for tie in self.ties[node.index] if self.active(node) else ():
+                if isinstance(tie, EqualPerGroup):
+                    growth = tie.fill(self.kept)
+                    if growth:
+                        for port, mask in growth:
+                            self._keep(port, mask, CHOICE, node.index)
+                        self._run()
+                        return True
+        return False
+
+    def _choose_slice(self) -> bool:
+        empty = self.empty()
+        if not empty:
+            return False
+        (tensor, axis) = empty[0]
+        mask = np.zeros_like(self.kept((tensor, axis)))
+        mask[0] = True
+        self.keep((tensor, axis), mask)
+        return True
+
+    def _choose_carrier(self) -> bool:
+        """Keep the slice that serves most consumers; of these the one of largest value."""
+        lacking: dict[Port, tuple[np.ndarray, np.ndarray]] = {}
+        for node in self.context.graph.nodes:
+            if not self.active(node):
+                continue
+            carrying = self.context.rule(node).carrying(node, self.context, self)
+            if carrying is not None:
+                votes, values = lacking.setdefault(
+                    carrying.port, (np.zeros(carrying.candidates.size, np.int64), carrying.values)
+                )
+                votes += carrying.candidates
+        if not lacking:
+            return False
+        port, (votes, values) = next(iter(lacking.items()))
+        best = np.lexsort((np.arange(votes.size), -values, -votes))[0]
+        mask = np.zeros(votes.size, bool)
+        mask[best] = True
+        self.keep(port, mask)
+        return True
+
+    # alignment
+
+    def align(self, multiple: int) -> dict[Port, np.ndarray]:
+        """Round the channel counts of contractions up to a multiple by keeping slices that could go.
+
+        Returns:
+            For each port, the slices that are kept for alignment only.
+        """
+        before = {t: [m.copy() for m in masks] for t, masks in self._kept.items()}
+        if multiple > 1:
+            while self._align_once(multiple):
+                self.settle()
+        return {
+            (tensor, axis): mask & ~old
+            for tensor, masks in self._kept.items()
+            for axis, (mask, old) in enumerate(zip(masks, before[tensor], strict=True))
+            if (mask & ~old).any()
+        }
+
+    def _align_once(self, multiple: int) -> bool:
+        for node in self.context.graph.nodes:
+            if node.op not in CONTRACTIONS or not self.active(node):
+                continue
+            out = node.outputs[0]
+            axis = 1 if node.op in ("Conv", "ConvTranspose") else (self.context.rank(out) or 1) - 1
+            mask = self.kept((out, axis))
+            count = int(mask.sum())
+            short = min(-count % multiple, mask.size - count)
+            if short and count < mask.size:
+                more = np.zeros_like(mask)
+                more[np.flatnonzero(~mask)[:short]] = True
+                self.keep((out, axis), more)
+                return True
+        return False
+
+
+CONTRACTIONS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+
+
+def solve(context: Context, *, align: int = 1) -> tuple[Solution, dict[Port, np.ndarray]]:
+    """The smallest consistent live and kept sets, and the slices kept for alignment only."""
+    solution = Solution(context)
+    solution.settle()
+    return solution, solution.align(align)

@@ -1,0 +1,1 @@
+"""The file and the graph: reading, the read-only view that analysis works on, surgery, writing."""

@@ -1,0 +1,129 @@
+"""A model file as it is: the protobuf, where its weights lie, and weights as arrays on demand.
+
+External data is never loaded whole: a weight is read when it is asked for, from inside the model's own folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
+from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_tensor, uses_external_data
+
+from ..errors import ModelError
+
+MAX_FILE_BYTES = 2**31 - 1
+
+
+@dataclass
+class Model:
+    """A ModelProto whose external data, if any, is still in its files.
+
+    Attributes:
+        proto: the model; analysis never changes it.
+        path: where it was read from, None for a model given as a proto.
+    """
+
+    proto: onnx.ModelProto
+    path: Path | None = None
+
+    @property
+    def name(self) -> str:
+        return str(self.path) if self.path else "model"
+
+    @property
+    def opset(self) -> int:
+        """Version of the default operator set (0 when the model imports none)."""
+        return next((o.version for o in self.proto.opset_import if o.domain in ("", "ai.onnx")), 0)
+
+    def array(self, tensor: TensorProto) -> np.ndarray:
+        """The values of an initializer or of a Constant's attribute, read-only.
+
+        Raises:
+            ModelError: external data is missing, lies outside the model's folder, or has another length.
+        """
+        try:
+            if uses_external_data(tensor):
+                loaded = TensorProto()
+                loaded.CopyFrom(tensor)
+                load_external_data_for_tensor(loaded, str(self.path.parent if self.path else Path.cwd()))
+                tensor = loaded
+            array = numpy_helper.to_array(tensor)
+        except Exception as error:  # onnx raises ValueError, ValidationError, OSError, TypeError for bad data
+            raise ModelError(
+                f"initializer {tensor.name} cannot be read: {error}",
+                file=self.name,
+                cure="keep the external data file beside the model, as it was exported",
+            ) from error
+        array.flags.writeable = False
+        return array
+
+    def external_files(self) -> list[str]:
+        """Names of the external data files, in order of first use."""
+        names = [
+            ExternalDataInfo(t).location for t in self.proto.graph.initializer if uses_external_data(t)
+        ]
+        return list(dict.fromkeys(names))
+
+    def digest(self) -> str:
+        """sha256 of the model file (of the serialized proto where there is no file), hexadecimal."""
+        data = self.path.read_bytes() if self.path else self.proto.SerializeToString(deterministic=True)
+        return hashlib.sha256(data).hexdigest()
+
+
+def read(source: str | Path | onnx.ModelProto) -> Model:
+    """Read a model without loading its external data.
+
+    Args:
+        source: a path, or a ModelProto with its weights inside.
+
+    Raises:
+        ModelError: the file is missing, empty, too large, or not an ONNX model.
+    """
+    if isinstance(source, onnx.ModelProto):
+        copy = onnx.ModelProto()
+        copy.CopyFrom(source)
+        return _checked(Model(copy))
+    path = Path(source)
+    if not path.is_file():
+        raise ModelError("no such file", file=str(path), cure="give the path of an .onnx file")
+    size = path.stat().st_size
+    if size == 0 or size > MAX_FILE_BYTES:
+        raise ModelError(
+            f"{size} bytes cannot be an ONNX model", file=str(path), cure="store weights over 2 GB as external data"
+        )
+    try:
+        proto = onnx.load_model(str(path), load_external_data=False)
+    except Exception as error:  # google.protobuf raises DecodeError, onnx its own types
+        raise ModelError("not an ONNX model (protobuf cannot decode it)", file=str(path)) from error
+    return _checked(Model(proto, path))
+
+
+def _checked(model: Model) -> Model:
+    graph = model.proto.graph
+    if not graph.node and not graph.output:
+        raise ModelError("holds no graph", file=model.name, cure="export the model again")
+    if not model.opset and any(node.domain in ("", "ai.onnx") for node in graph.node):
+        raise ModelError("imports no operator set", file=model.name, cure="export the model again")
+    seen = {t.name for t in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
+    seen |= {i.name for i in graph.input}
+    for node in graph.node:
+        label = f"{node.op_type} `{node.name or (node.output[0] if node.output else '?')}`"
+        for name in node.input:
+            if name and name not in seen:
+                raise ModelError(
+                    f"reads `{name}`, which nothing before it produces", file=model.name, node=label,
+                    cure="export the model again, or sort its nodes topologically",
+                )
+        for name in node.output:
+            if name and name in seen:
+                raise ModelError(f"writes `{name}`, which exists already", file=model.name, node=label)
+            seen.add(name)
+    for output in graph.output:
+        if output.name not in seen:
+            raise ModelError(f"output `{output.name}` is produced by no node", file=model.name)
+    return model

@@ -1,0 +1,117 @@
+"""Shapes: onnx's inference on a skeleton without weights, refined by what is known of integer tensors.
+
+With weights inside, inference serializes them (hundreds of MB for a small model), so the skeleton keeps only the
+dimensions of large initializers. Inference loses dimensions behind computed shapes; whoever learns the values of
+integer tensors passes them as `known`, and both repeat until neither learns more.
+"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import onnx
+from onnx import AttributeProto, TensorProto, helper, numpy_helper, shape_inference
+
+from ..errors import ModelError
+from .model import Model
+from .view import Graph, Shape
+
+SMALL = 4096
+
+
+def strip(tensor: TensorProto) -> None:
+    """Drop the values of a large tensor in place, leaving its type and dimensions."""
+    if np.prod([*tensor.dims], dtype=object) > SMALL or tensor.data_location == TensorProto.EXTERNAL:
+        dims, dtype, name = list(tensor.dims), tensor.data_type, tensor.name
+        tensor.Clear()
+        tensor.dims.extend(dims)
+        tensor.data_type, tensor.name = dtype, name
+
+
+def skeleton(model: Model) -> onnx.ModelProto:
+    """A copy of the model whose large constants have dimensions but no values."""
+    copy = onnx.ModelProto()
+    source = model.proto
+    copy.ir_version = source.ir_version
+    copy.opset_import.extend(source.opset_import)
+    copy.functions.extend(source.functions)
+    graph = copy.graph
+    graph.name = source.graph.name or "graph"
+    graph.input.extend(source.graph.input)
+    graph.output.extend(source.graph.output)
+    graph.value_info.extend(source.graph.value_info)
+    for tensor in source.graph.initializer:
+        if np.prod([*tensor.dims], dtype=object) > SMALL or tensor.data_location == TensorProto.EXTERNAL:
+            graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+        else:
+            graph.initializer.add().CopyFrom(tensor)
+    for node in source.graph.node:
+        added = graph.node.add()
+        added.CopyFrom(node)
+        added.ClearField("metadata_props")
+        if added.op_type == "Constant":
+            for attribute in added.attribute:
+                if attribute.type == AttributeProto.TENSOR:
+                    strip(attribute.t)
+    return copy
+
+
+def infer(graph: Graph, known: dict[str, np.ndarray], dims: dict[str, Shape]) -> None:
+    """Set `graph.shapes` and `graph.dtypes` of computed tensors, in place.
+
+    Args:
+        known: values of integer tensors that were computed from shapes; given to inference as constants.
+        dims: dimensions of tensors learnt elsewhere, given to inference as declared shapes.
+    """
+    bare = skeleton(graph.model)
+    _substitute(bare, known)
+    _declare(bare, dims)
+    try:
+        inferred = shape_inference.infer_shapes(bare, data_prop=True)
+    except Exception as error:  # C++ InferenceError, or a decode error of a malformed proto
+        raise ModelError(f"shape inference fails: {error}", file=graph.model.name) from error
+    for value in [*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output]:
+        if not value.type.HasField("tensor_type"):
+            continue
+        tensor = value.type.tensor_type
+        if tensor.elem_type and tensor.elem_type != TensorProto.STRING:
+            graph.dtypes[value.name] = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+        if tensor.HasField("shape"):
+            graph.shapes[value.name] = tuple(_dim(d) for d in tensor.shape.dim)
+
+
+def _dim(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
+    if dim.HasField("dim_value"):
+        return int(dim.dim_value) if dim.dim_value >= 0 else None
+    return dim.dim_param or None
+
+
+def _substitute(bare: onnx.ModelProto, known: dict[str, np.ndarray]) -> None:
+    for name, value in known.items():
+        bare.graph.initializer.append(numpy_helper.from_array(value, f"{name}@known"))
+    for node in bare.graph.node:
+        for index, name in enumerate(node.input):
+            if name in known:
+                node.input[index] = f"{name}@known"
+
+
+def _declare(bare: onnx.ModelProto, dims: dict[str, Shape]) -> None:
+    declared = {v.name: v for v in [*bare.graph.value_info]}
+    for name, shape in dims.items():
+        value = declared.get(name)
+        if value is None or not value.type.HasField("tensor_type"):
+            continue
+        target = value.type.tensor_type.shape
+        del target.dim[:]
+        for dim in shape:
+            entry = target.dim.add()
+            if isinstance(dim, int):
+                entry.dim_value = dim
+            elif dim:
+                entry.dim_param = dim
+
+
+def same(a: int | str | None, b: int | str | None) -> bool:
+    """Whether two dimensions are provably equal (symbols invented by inference count, unknown ones do not)."""
+    return a is not None and a == b and not (isinstance(a, str) and re.fullmatch(r"\?|-1|None", a))

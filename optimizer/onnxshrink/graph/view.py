@@ -1,0 +1,201 @@
+"""The read-only view that analysis works on: nodes, tensors, and constants that are private to each edge.
+
+One initializer may feed several nodes, and these may be cut differently. Here every (node, input) edge that reads
+a constant has a tensor of its own; on writing, equal cuts are shared again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import AttributeProto, TensorProto, helper
+
+from .model import Model
+
+Dim = int | str | None
+Shape = tuple[Dim, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One node. `inputs` and `outputs` are tensor ids ("" for an absent optional one).
+
+    `position` is the node's place in the file (Constant nodes have none here); `captured` are outer tensors that bodies of If, Loop and Scan read.
+    """
+
+    index: int
+    position: int
+    op: str
+    domain: str
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    captured: tuple[str, ...]
+    proto: onnx.NodeProto = field(repr=False)
+
+    @cached_property
+    def _attributes(self) -> dict[str, Any]:
+        return {
+            a.name: helper.get_attribute_value(a)
+            for a in self.proto.attribute
+            if not a.ref_attr_name and a.type not in (AttributeProto.GRAPH, AttributeProto.GRAPHS)
+        }
+
+    def attr(self, name: str, default: Any = None) -> Any:
+        """An attribute's value (strings decoded), or `default`."""
+        value = self._attributes.get(name, default)
+        return value.decode() if isinstance(value, bytes) else value
+
+    def input(self, index: int) -> str:
+        """Tensor id of an input, "" when it is absent."""
+        return self.inputs[index] if index < len(self.inputs) else ""
+
+    @property
+    def label(self) -> str:
+        """How reports name the node: operator and name (or first output)."""
+        return f"{self.op} `{self.name or next((o for o in self.outputs if o), '?')}`"
+
+
+@dataclass
+class Graph:
+    """A model's main graph with shapes.
+
+    Attributes:
+        shapes: dimensions of each tensor: int when known, a name when symbolic, None when unknown; absent when
+            not even the rank is known.
+        dtypes: numpy type of each tensor, absent when unknown.
+        constants: values of each constant edge's tensor.
+        source: the name in the file of each constant edge's tensor.
+    """
+
+    model: Model
+    nodes: list[Node]
+    inputs: list[str]
+    outputs: list[str]
+    default_inputs: list[str]
+    shapes: dict[str, Shape] = field(default_factory=dict)
+    dtypes: dict[str, np.dtype] = field(default_factory=dict)
+    constants: dict[str, np.ndarray] = field(default_factory=dict)
+    source: dict[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def producer(self) -> dict[str, Node]:
+        return {out: node for node in self.nodes for out in node.outputs if out}
+
+    @cached_property
+    def consumers(self) -> dict[str, list[tuple[Node, int]]]:
+        """Readers of each tensor as (node, input index); the index is -1 for a body that captures it."""
+        readers: dict[str, list[tuple[Node, int]]] = {}
+        for node in self.nodes:
+            for index, name in enumerate(node.inputs):
+                if name:
+                    readers.setdefault(name, []).append((node, index))
+            for name in node.captured:
+                readers.setdefault(name, []).append((node, -1))
+        return readers
+
+    def tensors(self) -> Iterator[str]:
+        """Every tensor id, inputs and constants first, then in graph order."""
+        yield from self.inputs
+        yield from self.constants
+        for node in self.nodes:
+            yield from (o for o in node.outputs if o)
+
+    def is_float(self, tensor: str) -> bool:
+        dtype = self.dtypes.get(tensor)
+        return dtype is not None and (dtype.kind == "f" or dtype.name.startswith(("bfloat", "float")))
+
+    def rank(self, tensor: str) -> int | None:
+        shape = self.shapes.get(tensor)
+        return None if shape is None else len(shape)
+
+
+def edge(name: str, node: int, index: int) -> str:
+    """Tensor id of a constant read by input `index` of node number `node`."""
+    return f"{name}@{node}.{index}"
+
+
+def build(model: Model, *, keep_default_inputs: bool = False) -> Graph:
+    """The view of a model, without shapes of computed tensors (see `shapes.infer`).
+
+    Args:
+        keep_default_inputs: leave initializers that are listed as inputs from IR 4 on (overridable defaults) as
+            inputs whose values are unknown, instead of treating them as constants.
+    """
+    graph = model.proto.graph
+    values: dict[str, TensorProto] = {t.name: t for t in graph.initializer}
+    overridable = [i.name for i in graph.input if i.name in values]
+    if keep_default_inputs and model.proto.ir_version >= 4:
+        for name in overridable:
+            del values[name]
+        overridable = []
+    nodes: list[tuple[int, onnx.NodeProto]] = []
+    arrays: dict[str, np.ndarray] = {}
+    for position, proto in enumerate(graph.node):
+        constant = constant_value(model, proto)
+        if constant is None:
+            nodes.append((position, proto))
+        else:
+            arrays[proto.output[0]] = constant
+    view = Graph(model, [], [i.name for i in graph.input if i.name not in values], [], overridable)
+
+    def tensor(name: str, node: int, index: int) -> str:
+        if name not in values and name not in arrays:
+            return name
+        if name not in arrays:
+            arrays[name] = model.array(values[name])
+        array = arrays[name]
+        name_of_edge = edge(name, node, index)
+        view.constants[name_of_edge] = array
+        view.source[name_of_edge] = name
+        view.shapes[name_of_edge] = tuple(int(d) for d in array.shape)
+        view.dtypes[name_of_edge] = array.dtype
+        return name_of_edge
+
+    for number, (position, proto) in enumerate(nodes):
+        view.nodes.append(
+            Node(
+                number, position, proto.op_type, "" if proto.domain == "ai.onnx" else proto.domain, proto.name,
+                tuple(tensor(n, number, i) if n else "" for i, n in enumerate(proto.input)),
+                tuple(proto.output),
+                tuple(n for n in sorted(captured(proto)) if n not in values and n not in arrays),
+                proto,
+            )
+        )
+    view.outputs = [tensor(o.name, -1, k) for k, o in enumerate(graph.output)]
+    return view
+
+
+def constant_value(model: Model, node: onnx.NodeProto) -> np.ndarray | None:
+    """The array of a Constant node; None for other nodes and for constants without a dense numeric array."""
+    if node.op_type != "Constant" or node.domain not in ("", "ai.onnx") or len(node.attribute) != 1:
+        return None
+    attribute = node.attribute[0]
+    match attribute.name:
+        case "value":
+            return model.array(attribute.t)
+        case "value_int" | "value_ints":
+            return np.asarray(helper.get_attribute_value(attribute), np.int64)
+        case "value_float" | "value_floats":
+            return np.asarray(helper.get_attribute_value(attribute), np.float32)
+    return None
+
+
+def captured(node: onnx.NodeProto) -> set[str]:
+    """Names of outer tensors that the bodies of a node read."""
+    names: set[str] = set()
+    for attribute in node.attribute:
+        for body in [attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs:
+            inner = {i.name for i in body.input} | {t.name for t in body.initializer}
+            inner |= {t.values.name for t in body.sparse_initializer}
+            read: set[str] = {o.name for o in body.output}
+            for child in body.node:
+                read |= {n for n in child.input if n} | captured(child)
+                inner |= set(child.output)
+            names |= read - inner
+    return names

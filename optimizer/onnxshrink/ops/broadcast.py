@@ -1,0 +1,378 @@
+"""Elementwise operators with broadcasting: the value at an index depends on the inputs' values at that index.
+
+Facts: the operator itself, evaluated on the fact arrays. 0 times anything finite is 0, whatever the other factor.
+Monotone operators map bounds; where the bounds of a saturating one meet, its value is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ..graph.shapes import same
+from ..graph.view import Node
+from .evaluate import evaluate
+from .fact import CAP, Fact, collapse, unknown
+from .rule import Context, Cut, Demand, Rewrite, Rule, State, register
+from .tie import Same, Tie
+
+Bounds = tuple[np.ndarray, np.ndarray]
+
+
+def lifted(fact: Fact | None, tensor: str, rank: int, context: Context) -> Fact | None:
+    """The fact with leading axes of length one up to `rank`; a fact that says nothing where there is none."""
+    if fact is None:
+        own = context.rank(tensor)
+        dtype = context.graph.dtypes.get(tensor)
+        if own is None or dtype is None or own > rank:
+            return None
+        return unknown(rank, dtype)
+    return fact.map(lambda a: a.reshape((1,) * (rank - a.ndim) + a.shape)) if fact.rank <= rank else None
+
+
+class Broadcast(Rule):
+    """Numpy-style broadcasting; with one input this is a plain activation.
+
+    `partial` operators (Div, Log, ...) may turn garbage into NaN or infinity, which no later zero weight removes:
+    for these whatever is kept is live.
+    """
+
+    barrier = False
+
+    def __init__(self, *, partial: bool = False, limits: Callable[[Node, list[Bounds], Context], Bounds] | None = None,
+                 saturates: bool = False, operands: int | None = None):
+        self.partial, self.limits, self.saturates, self.count = partial, limits, saturates, operands
+
+    def _data(self, node: Node) -> list[int]:
+        """Indices of inputs that broadcast to the output."""
+        return [i for i, name in enumerate(node.inputs) if name and (self.count is None or i < self.count)]
+
+    def facts(self, node: Node, context: Context) -> list[Fact | None]:
+        rank = context.rank(node.outputs[0])
+        if rank is None:
+            return [None] * len(node.outputs)
+        inputs = [lifted(context.fact(n), n, rank, context) if n else None for n in node.inputs]
+        if any(f is None for f, n in zip(inputs, node.inputs, strict=True) if n):
+            return [None] * len(node.outputs)
+        facts = [f for f in inputs if f is not None]
+        size = np.prod(np.broadcast_shapes(*[f.value.shape for f in facts]), dtype=np.int64)
+        if size > CAP:
+            return [None] * len(node.outputs)
+        known = facts[0].known
+        for fact in facts[1:]:
+            known = known & fact.known
+        value = None
+        if known.any():
+            values = [None if f is None else np.where(f.known, f.value, np.ones((), f.value.dtype)) for f in inputs]
+            results = evaluate(node.proto, values, context.opset)
+            value = None if results is None else results[0]
+        dtype = context.graph.dtypes.get(node.outputs[0], facts[0].value.dtype)
+        if value is None or value.ndim != rank:
+            known, value = np.zeros((1,) * rank, bool), np.zeros((1,) * rank, dtype)
+        known, value = self.annihilate(node, facts, known, value)
+        low = high = None
+        if self.limits is not None and context.graph.is_float(node.outputs[0]):
+            with np.errstate(all="ignore"):
+                low, high = self.limits(node, [f.bounds() for f in facts], context)
+            low, high = np.where(np.isnan(low), -np.inf, low), np.where(np.isnan(high), np.inf, high)
+            if self.saturates:
+                met = (low == high) & np.isfinite(low)
+                if (met & ~known).any():
+                    value = np.where(known, value, low).astype(value.dtype)
+                    known = known | met
+        if known.any() and value.dtype.kind == "f":
+            known = known & np.isfinite(value)
+        return [collapse(Fact(value, known, low, high))] + [None] * (len(node.outputs) - 1)
+
+    def annihilate(self, node: Node, facts: list[Fact], known: np.ndarray, value: np.ndarray) -> Bounds:
+        """Outputs that are known although not every input is; nothing for most operators."""
+        return known, value
+
+    def ties(self, node: Node, context: Context) -> list[Tie]:
+        out = node.outputs[0]
+        rank = context.rank(out)
+        ties: list[Tie] = []
+        for index in self._data(node) if rank is not None else []:
+            name = node.inputs[index]
+            own = context.rank(name)
+            if own is None or rank is None or own > rank:
+                continue
+            for axis in range(own):
+                size, whole = context.size(name, axis), context.size(out, axis + rank - own)
+                if size is not None and size == whole:
+                    ties.append(Same((name, axis), (out, axis + rank - own)))
+        return ties
+
+    def reads(self, node: Node, context: Context, state: State) -> dict[int, Demand | None]:
+        out = node.outputs[0]
+        rank, data = context.rank(out), self._data(node)
+        if rank is None or any(context.rank(node.inputs[i]) is None for i in data):
+            return super().reads(node, context, state)
+        live = state.live(out)
+        if self.partial:
+            live = [a | state.kept((out, axis)) for axis, a in enumerate(live)]
+        demands: dict[int, Demand | None] = {}
+        if not all(mask.any() for mask in live):
+            return demands
+        for index, name in enumerate(node.inputs):
+            if name and index not in data:
+                demands[index] = None
+            elif name:
+                own = context.rank(name) or 0
+                demand = []
+                for axis in range(own):
+                    mask = live[axis + rank - own]
+                    size = context.size(name, axis)
+                    demand.append(mask if size == mask.size else np.ones(size or 1, bool))
+                demands[index] = self.needs(node, index, demand, context)
+        return demands
+
+    def needs(self, node: Node, index: int, demand: Demand, context: Context) -> Demand:
+        """`demand` without the slices whose value cannot matter; all of it for most operators."""
+        return demand
+
+
+class Product(Broadcast):
+    """Mul, And: a known zero on one side decides the result, and the other side is not read there."""
+
+    def annihilate(self, node: Node, facts: list[Fact], known: np.ndarray, value: np.ndarray) -> Bounds:
+        zero = facts[0].zero()
+        for fact in facts[1:]:
+            zero = zero | fact.zero()
+        return known | zero, np.where(zero, np.zeros((), value.dtype), value)
+
+    def needs(self, node: Node, index: int, demand: Demand, context: Context) -> Demand:
+        name = node.inputs[index]
+        own = context.rank(name) or 0
+        for other_index in self._data(node):
+            other = node.inputs[other_index]
+            fact = context.fact(other)
+            if other_index == index or fact is None or other == name:
+                continue
+            zero = fact.zero()
+            if not zero.any():
+                continue
+            own_fact = context.fact(name)
+            if other_index > index and own_fact is not None and other not in context.graph.constants:
+                # of two computed zeros one must stay right: the first
+                zero = zero & ~own_fact.map(lambda a, r=fact.rank: a.reshape((1,) * max(0, r - a.ndim) + a.shape)).zero()
+            demand = list(demand)
+            for axis in range(own):
+                there = axis + fact.rank - own
+                if there < 0 or zero.shape[there] not in (1, demand[axis].size):
+                    continue
+                dead = zero.all(axis=tuple(a for a in range(fact.rank) if a != there))
+                if context.size(other, there) in (demand[axis].size, 1):
+                    demand[axis] = demand[axis] & ~dead
+        return demand
+
+
+def _monotone(function: Callable[[np.ndarray, Node], np.ndarray]) -> Callable[[Node, list[Bounds], Context], Bounds]:
+    """Limits of an increasing function of the first input, widened by its own rounding."""
+
+    def limits(node: Node, bounds: list[Bounds], context: Context) -> Bounds:
+        (low, high), *_ = bounds
+        return function(low, node), function(high, node)
+
+    return limits
+
+
+def _leaky(node: Node, bounds: list[Bounds], context: Context) -> Bounds:
+    alpha, (low, high) = node.attr("alpha", 0.01), bounds[0]
+    if alpha < 0:
+        return np.full_like(low, -np.inf), np.full_like(high, np.inf)
+    return _widen(np.where(low < 0, alpha * low, low), np.where(high < 0, alpha * high, high))
+
+
+def _clip(node: Node, bounds: list[Bounds], context: Context) -> Bounds:
+    low, high = bounds[0]
+    present = [i for i, name in enumerate(node.inputs) if name]
+    least, most = np.asarray(node.attr("min", -np.inf)), np.asarray(node.attr("max", np.inf))
+    for position, index in enumerate(present[1:], 1):
+        if index == 1:
+            least = bounds[position]
+        if index == 2:
+            most = bounds[position]
+    at_least = least if isinstance(least, tuple) else (least, least)
+    at_most = most if isinstance(most, tuple) else (most, most)
+    return (
+        np.minimum(np.maximum(low, at_least[0]), at_most[0]),
+        np.minimum(np.maximum(high, at_least[1]), at_most[1]),
+    )
+
+
+def _fixed(least: float, most: float) -> Callable[[Node, list[Bounds], Context], Bounds]:
+    def limits(node: Node, bounds: list[Bounds], context: Context) -> Bounds:
+        shape = (1,) * bounds[0][0].ndim
+        return np.full(shape, least), np.full(shape, most)
+
+    return limits
+
+
+ROUNDING = 1e-6
+
+
+def _widen(low: np.ndarray, high: np.ndarray) -> Bounds:
+    return low - ROUNDING * np.abs(low), high + ROUNDING * np.abs(high)
+
+
+def _add(node: Node, bounds: list[Bounds], context: Context) -> Bounds:
+    return _widen(sum(b[0] for b in bounds), sum(b[1] for b in bounds))  # type: ignore[arg-type]
+
+
+def _sub(node: Node, bounds: list[Bounds], context: Context) -> Bounds:
+    (a, b), (c, d) = bounds
+    return _widen(a - d, b - c)
+
+
+def _mul(node: Node, bounds: list[Bounds], context: Context) -> Bounds:
+    (a, b), (c, d) = bounds
+    corners = [np.where((p == 0) | (q == 0), 0.0, p * q) for p in (a, b) for q in (c, d)]
+    return _widen(np.minimum.reduce(np.broadcast_arrays(*corners)), np.maximum.reduce(np.broadcast_arrays(*corners)))
+
+
+def _max(node: Node, bounds: list[Bounds], context: Context) -> Bounds:
+    lows, highs = [b[0] for b in bounds], [b[1] for b in bounds]
+    return (
+        np.maximum.reduce(np.broadcast_arrays(*lows)),
+        np.maximum.reduce(np.broadcast_arrays(*highs)),
+    )
+
+
+def _min(node: Node, bounds: list[Bounds], context: Context) -> Bounds:
+    lows, highs = [b[0] for b in bounds], [b[1] for b in bounds]
+    return (
+        np.minimum.reduce(np.broadcast_arrays(*lows)),
+        np.minimum.reduce(np.broadcast_arrays(*highs)),
+    )
+
+
+def _hard_sigmoid(x: np.ndarray, node: Node) -> np.ndarray:
+    return np.clip(node.attr("alpha", 0.2) * x + node.attr("beta", 0.5), 0.0, 1.0)
+
+
+class Where(Broadcast):
+    """Where: a known condition decides which side is read."""
+
+    def annihilate(self, node: Node, facts: list[Fact], known: np.ndarray, value: np.ndarray) -> Bounds:
+        condition, yes, no = facts
+        for side, chosen in ((yes, condition.value.astype(bool)), (no, ~condition.value.astype(bool))):
+            decided = condition.known & chosen & side.known
+            value = np.where(decided & ~known, side.value, value)
+            known = known | decided
+        return known, value
+
+
+class Alias(Broadcast):
+    """Identity, Dropout at inference: the first output is the first input; other outputs are masks."""
+
+    def facts(self, node: Node, context: Context) -> list[Fact | None]:
+        if node.op == "Dropout" and self._training(node, context):
+            return [None] * len(node.outputs)
+        return [context.fact(node.inputs[0])] + [None] * (len(node.outputs) - 1)
+
+    @staticmethod
+    def _training(node: Node, context: Context) -> bool:
+        mode = context.array(node.input(2)) if node.input(2) else None
+        return bool(node.input(2)) and (mode is None or bool(mode))
+
+
+class Cast(Broadcast):
+    """Cast: elementwise; bounds pass between floats, rounding included."""
+
+    def facts(self, node: Node, context: Context) -> list[Fact | None]:
+        facts = super().facts(node, context)
+        source, fact = context.fact(node.inputs[0]), facts[0]
+        if source is None or source.low is None or source.high is None:
+            return facts
+        if not (context.graph.is_float(node.inputs[0]) and context.graph.is_float(node.outputs[0])):
+            return facts
+        low, high = source.low - 1e-2 * np.abs(source.low), source.high + 1e-2 * np.abs(source.high)
+        base = fact or unknown(source.rank, context.graph.dtypes[node.outputs[0]])
+        return [collapse(Fact(base.value, base.known, low, high))]
+
+
+class PRelu(Broadcast):
+    """PRelu: the slope broadcasts to the input, never the other way round."""
+
+
+register(Broadcast(limits=_add), "Add", "Sum")
+register(Broadcast(limits=_sub), "Sub")
+register(Product(limits=_mul), "Mul")
+register(Product(), "And")
+register(Broadcast(limits=_max, saturates=True), "Max")
+register(Broadcast(limits=_min, saturates=True), "Min")
+register(Broadcast(partial=True), "Div", "Pow", "Mod", "Log", "Sqrt", "Reciprocal", "Exp", "Tan", "Acos", "Asin",
+         "Atanh", "Acosh", "Cosh", "Sinh", "BitShift")
+register(Broadcast(), "Mean", "Or", "Xor", "Not", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual",
+         "BitwiseAnd", "BitwiseOr", "BitwiseXor", "BitwiseNot", "Neg", "Sign", "Floor", "Ceil", "Round", "IsNaN",
+         "IsInf", "Atan", "Asinh", "Shrink", "Elu", "Selu", "Celu", "ThresholdedRelu")
+register(Where(), "Where")
+register(Broadcast(limits=_monotone(lambda x, n: np.maximum(x, 0.0)), saturates=True), "Relu")
+register(Broadcast(limits=_clip, saturates=True, operands=1), "Clip")
+register(Broadcast(limits=_leaky), "LeakyRelu")
+register(Broadcast(limits=_monotone(_hard_sigmoid), saturates=True), "HardSigmoid")
+register(Broadcast(limits=_fixed(0.0, 1.0)), "Sigmoid")
+register(Broadcast(limits=_fixed(-1.0, 1.0)), "Tanh", "Erf", "Softsign", "Sin", "Cos")
+register(Broadcast(limits=_fixed(0.0, np.inf)), "Softplus", "Abs")
+register(Broadcast(limits=_fixed(-0.4, np.inf)), "HardSwish", "Gelu", "Mish")
+register(Broadcast(), "Swish")
+register(PRelu(), "PRelu")
+register(Cast(operands=1), "Cast", "CastLike")
+register(Alias(operands=1), "Identity", "Dropout")
+
+
+def collapsible(node: Node, context: Context) -> list[int]:
+    """Operands of a broadcasting node that are known everywhere and computed from the graph's inputs.
+
+    Such a branch is a constant addend, factor or the like: it can leave the graph where another operand provably
+    has the output's full shape.
+    """
+    if len(node.outputs) != 1 or len(node.inputs) < 2:
+        return []
+    shape = context.shape(node.outputs[0])
+    if shape is None:
+        return []
+
+    def full(name: str) -> bool:
+        own = context.shape(name)
+        return own is not None and len(own) == len(shape) and all(map(same, own, shape))
+
+    data = [i for i, name in enumerate(node.inputs) if name]
+    found: list[int] = []
+    for index in data:
+        name = node.inputs[index]
+        fact = context.fact(name)
+        if name in context.graph.constants or fact is None or not fact.all_known:
+            continue
+        others = [i for i in data if i != index and i not in found]
+        if any(full(node.inputs[i]) for i in others):
+            found.append(index)
+    return found
+
+
+def identity_operand(node: Node, cut: Cut) -> int | None:
+    """The input that the node merely repeats, because the other one is a neutral constant and adds no shape."""
+    neutral = {"Add": 0.0, "Sum": 0.0, "Sub": 0.0, "Mul": 1.0, "Div": 1.0}.get(node.op)
+    present = [i for i, name in enumerate(node.inputs) if name]
+    if neutral is None or len(present) != 2:
+        return None
+    shape = cut.context.shape(node.outputs[0])
+    constants = cut.context.graph.constants
+    for index, other in (present, present[::-1]):
+        if node.op in ("Sub", "Div") and other == 0:
+            continue
+        name = node.inputs[other]
+        own = cut.context.shape(node.inputs[index])
+        if name not in constants or own is None or shape is None or len(own) != len(shape):
+            continue
+        if all(map(same, own, shape)) and bool((cut.weight(name) == neutral).all()):
+            return index
+    return None
+
+
+def rewrite_collapsed(node: Node, cut: Cut) -> Rewrite:
+    """A node whose constant operand became neutral is bypassed."""
+    operand = identity_operand(node, cut)
+    return Rewrite() if operand is None else Rewrite(bypass=operand)

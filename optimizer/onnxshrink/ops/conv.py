@@ -1,0 +1,320 @@
+"""Conv and ConvTranspose, plain, grouped and depthwise, in any number of dimensions.
+
+Y[o] = b[o] + sum_i W[o,i] * X[i]. A filter whose taps are zero, or read only channels of known value, gives a known
+channel. A known input channel need not stay: zero contributes nothing; a constant v into a convolution without
+zero padding adds v * sum(W[o,i]) to the bias; with padding the border differs, and exact for every input size is
+one carrier channel k0 with W'[:,k0] = sum_k (v_k/v_k0) W[:,k]. ConvTranspose spreads a constant unevenly over its
+output, so it takes carriers, never a bias.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ..graph.view import Node, Shape
+from .broadcast import ROUNDING
+from .fact import Fact, collapse
+from .rule import Carrying, Context, Cut, Demand, Rewrite, Rule, State, free_slices, register
+from .tie import EqualPerGroup, Same, Tie
+
+
+class Convolution(Rule):
+    """Both convolutions; `transposed` decides how the weight is laid out."""
+
+    barrier = False
+
+    def __init__(self, transposed: bool):
+        self.transposed = transposed
+
+    def readable(self, node: Node, context: Context) -> bool:
+        """Whether weight, bias and channel counts are constants that the rule understands."""
+        weight = self.weight(node, context)
+        channels = context.size(node.inputs[0], 1)
+        return (
+            weight is not None
+            and channels is not None
+            and context.size(node.outputs[0], 1) is not None
+            and weight.ndim >= 3
+            and (not node.input(2) or context.rank(node.input(2)) == 1)
+            and self._channels(weight, self.groups(node)) == channels
+        )
+
+    def _channels(self, weight: np.ndarray, groups: int) -> int:
+        return weight.shape[0] if self.transposed else weight.shape[1] * groups
+
+    @staticmethod
+    def groups(node: Node) -> int:
+        return int(node.attr("group", 1))
+
+    @staticmethod
+    def weight(node: Node, context: Context) -> np.ndarray | None:
+        return context.array(node.inputs[1])
+
+    def grouped(self, array: np.ndarray, groups: int) -> np.ndarray:
+        """The weight as [group, outputs of the group, inputs of the group, *kernel]."""
+        if self.transposed:
+            split = array.reshape(groups, array.shape[0] // groups, *array.shape[1:])
+            return np.swapaxes(split, 1, 2)
+        return array.reshape(groups, array.shape[0] // groups, *array.shape[1:])
+
+    def pattern(self, node: Node, context: Context) -> tuple[np.ndarray, np.ndarray]:
+        """(any tap non-zero, sum over taps as float64), each [group, out, in], cached."""
+
+        def compute() -> tuple[np.ndarray, np.ndarray]:
+            weight = self.weight(node, context)
+            assert weight is not None
+            split = self.grouped(weight, self.groups(node))
+            taps = tuple(range(3, split.ndim))
+            return (split != 0).any(axis=taps), split.sum(axis=taps, dtype=np.float64)
+
+        return context.cached((node.index, "pattern"), compute)
+
+    def padded(self, node: Node, context: Context) -> bool:
+        """Whether a constant input plane becomes an uneven output plane at the border."""
+        if self.transposed:
+            return True
+        weight = self.weight(node, context)
+        kernel = node.attr("kernel_shape", weight.shape[2:] if weight is not None else (0,))
+        if node.attr("auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER"):
+            return any(k != 1 for k in kernel)
+        return any(node.attr("pads", ()))
+
+    def facts(self, node: Node, context: Context) -> list[Fact | None]:
+        if not self.readable(node, context):
+            return [None]
+        groups = self.groups(node)
+        nonzero, total = self.pattern(node, context)
+        size = context.size(node.inputs[0], 1) or 0
+        uniform, value = free_slices(node.inputs[0], 1, context)
+        bias_fact = context.fact(node.input(2))
+        if node.input(2) and bias_fact is None:
+            return [None]
+        outputs = nonzero.shape[0] * nonzero.shape[1]
+        bias = np.zeros(outputs) if bias_fact is None else np.broadcast_to(bias_fact.value, (outputs,)).astype(float)
+        bias_known = bias_fact is None or bias_fact.all_known
+        silent = uniform & ((value == 0) | (not self.padded(node, context)))
+        loud = (~silent).reshape(groups, 1, size // groups)
+        known = ~(nonzero & loud).any(axis=2)
+        added = np.einsum("goi,gi->go", total, np.where(silent, value, 0.0).reshape(groups, -1))
+        result = (bias + added.reshape(-1)) if bias_known else bias
+        rank = context.rank(node.outputs[0]) or 0
+        column = (1, outputs) + (1,) * (rank - 2)
+        mask = (known.reshape(-1) & bias_known).reshape(column)
+        dtype = context.graph.dtypes.get(node.outputs[0], np.dtype(np.float32))
+        low, high = self._limits(node, context, bias if bias_known else None)
+        with np.errstate(all="ignore"):
+            values = result.astype(dtype).reshape(column)
+        mask = mask & np.isfinite(values.astype(np.float64))
+        return [
+            collapse(
+                Fact(values, mask, None if low is None else low.reshape(column),
+                     None if high is None else high.reshape(column))
+            )
+        ]
+
+    def _limits(
+        self, node: Node, context: Context, bias: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray] | tuple[None, None]:
+        """Interval of each output channel; padding and strides may leave any tap out, so 0 counts as an input."""
+        fact = context.fact(node.inputs[0])
+        if fact is None or bias is None:
+            return None, None
+        size, groups = context.size(node.inputs[0], 1) or 0, self.groups(node)
+        others = tuple(a for a in range(fact.rank) if a != 1)
+        low, high = fact.bounds()
+        low = np.broadcast_to(low.min(axis=others), (size,))
+        high = np.broadcast_to(high.max(axis=others), (size,))
+        if not (np.isfinite(low).any() or np.isfinite(high).any()):
+            return None, None
+        if self.padded(node, context):
+            low, high = np.minimum(low, 0), np.maximum(high, 0)
+        weight = self.weight(node, context)
+        assert weight is not None
+        split = self.grouped(weight, groups)
+        taps = tuple(range(3, split.ndim))
+
+        def signs() -> tuple[np.ndarray, np.ndarray]:
+            return (
+                np.maximum(split, 0).sum(axis=taps, dtype=np.float64),
+                np.minimum(split, 0).sum(axis=taps, dtype=np.float64),
+            )
+
+        positive, negative = context.cached((node.index, "signs"), signs)
+        low_g, high_g = low.reshape(groups, -1), high.reshape(groups, -1)
+
+        def bound(for_positive: np.ndarray, for_negative: np.ndarray, worst: float) -> np.ndarray:
+            finite_p, finite_n = np.isfinite(for_positive), np.isfinite(for_negative)
+            sum_p = np.einsum("goi,gi->go", positive, np.where(finite_p, for_positive, 0.0))
+            sum_n = np.einsum("goi,gi->go", negative, np.where(finite_n, for_negative, 0.0))
+            endless = ((positive > 0) & ~finite_p[:, None]).any(2) | ((negative < 0) & ~finite_n[:, None]).any(2)
+            slack = ROUNDING * (
+                np.einsum("goi,gi->go", positive, np.abs(np.where(finite_p, for_positive, 0.0)))
+                - np.einsum("goi,gi->go", negative, np.abs(np.where(finite_n, for_negative, 0.0)))
+                + np.abs(bias.reshape(groups, -1))
+            )
+            result = sum_p + sum_n + bias.reshape(groups, -1) + np.copysign(slack, worst)
+            return np.where(endless, worst, result).reshape(-1)
+
+        return bound(low_g, high_g, -np.inf), bound(high_g, low_g, np.inf)
+
+    def ties(self, node: Node, context: Context) -> list[Tie]:
+        if not self.readable(node, context):
+            return []
+        x, w, y = node.inputs[0], node.inputs[1], node.outputs[0]
+        groups = self.groups(node)
+        ties: list[Tie] = []
+        if context.size(x, 0) is not None and context.size(x, 0) == context.size(y, 0):
+            ties.append(Same((x, 0), (y, 0)))
+        if node.input(2):
+            ties.append(Same((node.input(2), 0), (y, 1)))
+        if groups == 1:
+            out, into = (1, 0) if self.transposed else (0, 1)
+            return [*ties, Same((w, out), (y, 1)), Same((w, into), (x, 1))]
+        if w not in context.graph.constants:
+            return []
+        return [*ties, EqualPerGroup((x, 1), (y, 1), groups)]
+
+    def _wanted(self, node: Node, context: Context, state: State) -> np.ndarray:
+        """Input channels that a live output channel has a non-zero tap for, [C]."""
+        nonzero, _ = self.pattern(node, context)
+        live = state.live(node.outputs[0])[1].reshape(nonzero.shape[:2])
+        return (nonzero & live[:, :, None]).any(axis=1).reshape(-1)
+
+    def absorbs(self, node: Node, context: Context) -> tuple[np.ndarray, np.ndarray]:
+        """Input channels of known value that this node can do without: (zero or by bias [C], by carrier [C])."""
+        x, bias = node.inputs[0], node.input(2)
+        uniform, value = free_slices(x, 1, context)
+        zero = uniform & (value == 0)
+        rest = uniform & ~zero
+        if not self.padded(node, context) and (not bias or bias in context.graph.constants):
+            return zero | rest, np.zeros_like(zero)
+        carries = self.groups(node) == 1 and node.inputs[1] in context.graph.constants
+        return zero, rest & carries
+
+    def reads(self, node: Node, context: Context, state: State) -> dict[int, Demand | None]:
+        if not self.readable(node, context):
+            return super().reads(node, context, state)
+        live = state.live(node.outputs[0])
+        if not all(mask.any() for mask in live):
+            return {}
+        x = node.inputs[0]
+        kept = state.kept((x, 1))
+        wanted = self._wanted(node, context, state)
+        free, carried = self.absorbs(node, context)
+        demand = wanted & ~((free | carried) & ~kept)
+        if (wanted & carried & ~kept).any():
+            carrier = self.carrier(node, context, kept)
+            if carrier is not None:
+                demand[carrier] = True
+        whole = [np.ones(context.size(x, a) or 1, bool) for a in range(context.rank(x) or 0)]
+        whole[1] = demand
+        if whole[0].size == live[0].size:
+            whole[0] = live[0]
+        return {0: whole, **{i: None for i in (1, 2) if node.input(i)}}
+
+    def carrier(self, node: Node, context: Context, kept: np.ndarray) -> int | None:
+        """The kept channel of largest known value, if there is one."""
+        uniform, value = free_slices(node.inputs[0], 1, context)
+        size = np.where(uniform & kept, np.abs(value), 0.0)
+        return int(size.argmax()) if size.any() else None
+
+    def carrying(self, node: Node, context: Context, state: State) -> Carrying | None:
+        if not self.readable(node, context):
+            return None
+        port = (node.inputs[0], 1)
+        _, carried = self.absorbs(node, context)
+        missing = self._wanted(node, context, state) & carried & ~state.kept(port)
+        if not missing.any() or self.carrier(node, context, state.kept(port)) is not None:
+            return None
+        return Carrying(port, missing, np.abs(free_slices(port[0], 1, context)[1]))
+
+    def rewrite(self, node: Node, cut: Cut) -> Rewrite:
+        context = cut.context
+        if not self.readable(node, context):
+            return Rewrite()
+        x, y, groups = node.inputs[0], node.outputs[0], self.groups(node)
+        into, out = cut.indices(x, 1), cut.indices(y, 1)
+        result = Rewrite()
+        if into is not None:
+            self._absorb(node, cut, into, out, result)
+        if groups > 1 and (into is not None or out is not None):
+            self._repack(node, cut, into, out, result)
+        return result
+
+    def _absorb(
+        self, node: Node, cut: Cut, into: np.ndarray, out: np.ndarray | None, result: Rewrite
+    ) -> None:
+        """Put what the cut channels contributed into the bias or the carrier."""
+        context = cut.context
+        kept = np.zeros(context.size(node.inputs[0], 1) or 0, bool)
+        kept[into] = True
+        uniform, value = free_slices(node.inputs[0], 1, context)
+        nonzero, total = self.pattern(node, context)
+        read = nonzero.any(axis=1).reshape(-1)
+        gone = uniform & (value != 0) & ~kept & read
+        if not gone.any():
+            return
+        rows = slice(None) if out is None else out
+        if not self.padded(node, context):
+            groups = self.groups(node)
+            added = np.einsum("goi,gi->go", total, np.where(gone, value, 0.0).reshape(groups, -1)).reshape(-1)
+            weight = context.array(node.inputs[1])
+            assert weight is not None
+            dtype = weight.dtype
+            bias = context.array(node.input(2)) if node.input(2) else None
+            before = np.zeros(added.size) if bias is None else bias.astype(np.float64)
+            result.inputs[2] = (before + added)[rows].astype(dtype)
+            return
+        carrier = self.carrier(node, context, kept)
+        if carrier is None:  # only rows that may hold garbage read these channels
+            return
+        weight = context.graph.constants[node.inputs[1]].astype(np.float64)
+        ratio = value[gone] / value[carrier]
+        axis = 0 if self.transposed else 1
+        moved = np.tensordot(weight.take(np.flatnonzero(gone), axis), ratio, axes=([axis], [0]))
+        index = [slice(None)] * weight.ndim
+        index[axis] = carrier  # type: ignore[call-overload]
+        weight[tuple(index)] += moved
+        weight = weight.take(into, axis)
+        result.inputs[1] = (weight if out is None else weight.take(out, 1 - axis)).astype(
+            context.graph.constants[node.inputs[1]].dtype
+        )
+
+    def _repack(
+        self, node: Node, cut: Cut, into: np.ndarray | None, out: np.ndarray | None, result: Rewrite
+    ) -> None:
+        """Group by group: the filters that stay, on the inputs that stay."""
+        context, groups = cut.context, self.groups(node)
+        weight = context.graph.constants[node.inputs[1]]
+        split = self.grouped(weight, groups)
+        per_in, per_out = split.shape[2], split.shape[1]
+        into = np.arange(groups * per_in) if into is None else into
+        out = np.arange(groups * per_out) if out is None else out
+        blocks = []
+        for group in range(groups):
+            inputs, outputs = into[into // per_in == group] % per_in, out[out // per_out == group] % per_out
+            if inputs.size and outputs.size:
+                blocks.append(split[group][np.ix_(outputs, inputs)])
+        if self.transposed:
+            packed = np.concatenate([np.swapaxes(block, 0, 1) for block in blocks])
+        else:
+            packed = np.concatenate(blocks)
+        result.inputs[1] = np.ascontiguousarray(packed)
+        result.attributes["group"] = len(blocks)
+
+    def macs(self, node: Node, shape: Callable[[str], Shape | None]) -> int | None:
+        weight = shape(node.inputs[1])
+        plane = shape(node.inputs[0] if self.transposed else node.outputs[0])
+        if weight is None or plane is None:
+            return None
+        # Conv: output elements x taps of one filter. ConvTranspose: input elements x taps that each feeds.
+        factors = [*plane, *weight[1:]]
+        if not all(isinstance(f, int) for f in factors[1:]):
+            return None
+        return int(np.prod(factors[1:], dtype=object)) * (plane[0] if isinstance(plane[0], int) else 1)
+
+
+register(Convolution(False), "Conv")
+register(Convolution(True), "ConvTranspose")

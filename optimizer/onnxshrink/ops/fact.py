@@ -1,0 +1,139 @@
+"""What is known of a tensor's values: a mask, the values under it, and bounds for floats.
+
+All arrays have the tensor's rank and are broadcastable to its shape: along an axis of unknown size, or along
+which nothing varies, they have length one. So facts stay small, and an operator's fact is the operator itself,
+evaluated on the fact arrays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..graph.view import Shape
+
+CAP = 1 << 24
+"""Largest number of elements that a fact may hold."""
+
+
+@dataclass(frozen=True)
+class Fact:
+    """Values where `known`, and bounds `low` <= x <= `high` (float64, infinite where unbounded) for floats.
+
+    `low` and `high` are None when nothing is known beyond `value`.
+    """
+
+    value: np.ndarray
+    known: np.ndarray
+    low: np.ndarray | None = None
+    high: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        assert self.value.ndim == self.known.ndim, "fact arrays have the rank of their tensor"
+
+    @property
+    def rank(self) -> int:
+        return self.value.ndim
+
+    @property
+    def all_known(self) -> bool:
+        return bool(self.known.all())
+
+    def zero(self) -> np.ndarray:
+        """Mask of the elements known to be zero."""
+        return self.known & (self.value == 0)
+
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Bounds of every element in float64; known values bound themselves."""
+        low = self.low if self.low is not None else np.full((1,) * self.rank, -np.inf)
+        high = self.high if self.high is not None else np.full((1,) * self.rank, np.inf)
+        if self.known.any():
+            value = self.value.astype(np.float64)
+            low, high = np.where(self.known, value, low), np.where(self.known, value, high)
+        return low, high
+
+    def map(self, function) -> Fact:  # type: ignore[no-untyped-def]
+        """The fact of a tensor whose elements are this one's, moved by `function` on arrays."""
+        return Fact(
+            function(self.value),
+            function(self.known),
+            None if self.low is None else function(self.low),
+            None if self.high is None else function(self.high),
+        )
+
+    def expand(self, shape: Shape, axes: list[int] | None = None) -> Fact | None:
+        """The same fact with `axes` (default: all) at their full length; None if a size is unknown or too large."""
+        wanted = range(self.rank) if axes is None else axes
+        target = [1] * self.rank
+        for axis in wanted:
+            size = shape[axis]
+            if not isinstance(size, int):
+                return None
+            target[axis] = size
+
+        def stretch(array: np.ndarray) -> np.ndarray:
+            return np.broadcast_to(array, np.broadcast_shapes(array.shape, tuple(target)))
+
+        if np.prod(np.broadcast_shapes(self.value.shape, tuple(target)), dtype=np.int64) > CAP:
+            return None
+        return self.map(stretch)
+
+
+def constant(array: np.ndarray) -> Fact:
+    """The fact of a tensor whose values are all known."""
+    return Fact(array, np.ones((1,) * array.ndim, bool))
+
+
+def unknown(rank: int, dtype: np.dtype) -> Fact:
+    """The fact that says nothing."""
+    return Fact(np.zeros((1,) * rank, dtype), np.zeros((1,) * rank, bool))
+
+
+def collapse(fact: Fact | None) -> Fact | None:
+    """The same fact with axes of length one where nothing varies; None if it says nothing at all."""
+    if fact is None:
+        return None
+    low, high = fact.low, fact.high
+    if low is not None and high is not None and not np.isfinite(low).any() and not np.isfinite(high).any():
+        low = high = None
+    if low is None and not fact.known.any():
+        return None
+    fact = Fact(np.where(fact.known, fact.value, np.zeros((), fact.value.dtype)), fact.known, low, high)
+
+    def shrink(array: np.ndarray) -> np.ndarray:
+        for axis, size in enumerate(array.shape):
+            if size > 1:
+                first = array.take([0], axis)
+                if array.dtype.kind == "f":
+                    equal = bool(((array == first) | (np.isnan(array) & np.isnan(first))).all())
+                else:
+                    equal = bool((array == first).all())
+                if equal:
+                    array = first
+        return array
+
+    return fact.map(shrink)
+
+
+def slices(fact: Fact | None, axis: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What is known slice by slice along one axis.
+
+    Returns:
+        known [size]: all elements of the slice are known;
+        uniform [size]: known, and all elements of the slice have one value;
+        value [size] float64: that value where uniform, else 0.
+    """
+    if fact is None or fact.rank == 0:
+        no = np.zeros(size, bool)
+        return no, no.copy(), np.zeros(size)
+    others = tuple(a for a in range(fact.rank) if a != axis)
+    known = np.broadcast_to(fact.known.all(axis=others), (size,)).copy()
+    values = fact.value
+    if values.dtype.kind not in "fiub" and not values.dtype.name.startswith("bfloat"):
+        return known, np.zeros(size, bool), np.zeros(size)
+    first = values[tuple(slice(None) if a == axis else slice(0, 1) for a in range(fact.rank))]
+    uniform = known & np.broadcast_to((values == first).all(axis=others), (size,))
+    value = np.broadcast_to(first.reshape(-1).astype(np.float64), (size,))
+    uniform &= np.isfinite(value)
+    return known, uniform, np.where(uniform, value, 0.0)

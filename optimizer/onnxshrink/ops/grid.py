@@ -1,0 +1,264 @@
+"""Reshape, Flatten, Squeeze, Unsqueeze, DepthToSpace, SpaceToDepth: the same elements, counted on another grid.
+
+Input and output axes split into aligned blocks of equal size. Within a block the kept elements must be a product
+of index sets on both sides: the smallest enclosing grid. A block with a dimension that is not known is pinned.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..graph.shapes import same
+from ..graph.view import Node, Shape
+from .fact import CAP, Fact, collapse
+from .rule import Context, Cut, Demand, Rewrite, Rule, State, register, unknown_elements
+from .tie import Grid, Same, Tie
+
+Block = tuple[list[int], list[int]]
+
+
+def blocks(a: Shape, b: Shape) -> list[Block]:
+    """Aligned blocks of axes of two shapes with equal element counts, in order.
+
+    From both ends as far as dimensions are known or provably equal; the middle that remains is one block.
+    """
+    front: list[Block] = []
+    back: list[Block] = []
+    i, j, m, n = 0, 0, len(a), len(b)
+    while i < m and j < n:
+        found = _leading(a[i:m], b[j:n])
+        if found is None:
+            break
+        front.append(([*range(i, i + found[0])], [*range(j, j + found[1])]))
+        i, j = i + found[0], j + found[1]
+    while i < m and j < n:
+        found = _leading(a[i:m][::-1], b[j:n][::-1])
+        if found is None:
+            break
+        back.append(([*range(m - found[0], m)], [*range(n - found[1], n)]))
+        m, n = m - found[0], n - found[1]
+    middle: list[Block] = [([*range(i, m)], [*range(j, n)])] if i < m or j < n else []
+    return [*front, *middle, *reversed(back)]
+
+
+def _leading(a: Shape, b: Shape) -> tuple[int, int] | None:
+    """Lengths of the shortest prefixes with equal products."""
+    if same(a[0], b[0]):
+        return 1, 1
+    i = j = 0
+    left = right = 1
+    while True:
+        if left <= right:
+            if i == len(a) or not isinstance(a[i], int):
+                return None
+            left *= a[i]  # type: ignore[operator]
+            i += 1
+        else:
+            if j == len(b) or not isinstance(b[j], int):
+                return None
+            right *= b[j]  # type: ignore[operator]
+            j += 1
+        if j and left == right:
+            return i, j
+
+
+class Reshape(Rule):
+    """All operators that keep the elements in row-major order."""
+
+    barrier = False
+
+    def facts(self, node: Node, context: Context) -> list[Fact | None]:
+        fact, source, target = (
+            context.fact(node.inputs[0]), context.shape(node.inputs[0]), context.shape(node.outputs[0])
+        )
+        if fact is None or source is None or target is None:
+            return [None]
+        aligned = blocks(source, target)
+        shape: list[int] = []
+        stretch: list[int] = []
+        for left, right in aligned:
+            varies = any(
+                array is not None and array.shape[axis] > 1
+                for array in (fact.value, fact.known, fact.low, fact.high) for axis in left
+            )
+            if not varies:
+                shape += [1] * len(right)
+            elif all(isinstance(target[axis], int) for axis in right):
+                stretch += left
+                shape += [target[axis] for axis in right]  # type: ignore[misc]
+            else:
+                return [None]
+        full = fact.expand(source, stretch) if stretch else fact
+        if full is None or np.prod(shape, dtype=np.int64) > CAP:
+            return [None]
+        kept = [1 if axis not in stretch else source[axis] for axis in range(len(source))]
+        return [collapse(full.map(lambda x: np.broadcast_to(x, kept).reshape(shape)))]  # type: ignore[arg-type]
+
+    def refine(self, node: Node, context: Context) -> dict[str, Shape]:
+        if node.op != "Reshape" or not node.input(1):
+            return {}
+        fact, shape = context.fact(node.inputs[1]), context.shape(node.outputs[0])
+        size = context.size(node.inputs[1], 0)
+        if fact is None or size is None:
+            return {}
+        full = fact.expand((size,))
+        if full is None:
+            return {}
+        old = shape if shape is not None and len(shape) == size else (None,) * size
+        new = tuple(
+            int(v) if k and v > 0 and not isinstance(d, int) else d
+            for v, k, d in zip(full.value, full.known, old, strict=True)
+        )
+        return {node.outputs[0]: new} if new != shape else {}
+
+    def ties(self, node: Node, context: Context) -> list[Tie]:
+        x, y = node.inputs[0], node.outputs[0]
+        source, target = context.shape(x), context.shape(y)
+        aligned = blocks(source, target) if source is not None and target is not None else None
+        ties: list[Tie] = []
+        for left, right in aligned or []:
+            if not all(isinstance(source[a], int) for a in left):  # type: ignore[index]
+                continue
+            if not all(isinstance(target[b], int) for b in right):  # type: ignore[index]
+                continue
+            if len(left) == len(right) == 1:
+                ties.append(Same((x, left[0]), (y, right[0])))
+            elif left and right and np.prod([source[a] for a in left], dtype=object) <= CAP:  # type: ignore[index]
+                ties.append(Grid(tuple((x, a) for a in left), tuple((y, b) for b in right)))
+        return ties
+
+    def reads(self, node: Node, context: Context, state: State) -> dict[int, Demand | None]:
+        x, y = node.inputs[0], node.outputs[0]
+        source, target = context.shape(x), context.shape(y)
+        aligned = blocks(source, target) if source is not None and target is not None else None
+        live = state.live(y)
+        if aligned is None or source is None:
+            return super().reads(node, context, state)
+        if not all(mask.any() for mask in live):
+            return {}
+        demand = [np.ones(d if isinstance(d, int) else 1, bool) for d in source]
+        for left, right in aligned:
+            sizes = [demand[a].size for a in left]
+            grid = np.ones((), bool)
+            for b in right:
+                grid = grid[..., None] & live[b]
+            if left and grid.size == np.prod(sizes) and grid.size <= CAP:
+                grid = grid.reshape(sizes)
+                for position, a in enumerate(left):
+                    demand[a] = grid.any(axis=tuple(p for p in range(len(left)) if p != position))
+        rest: dict[int, Demand | None] = {i: None for i in range(1, len(node.inputs)) if node.inputs[i]}
+        if node.op == "Reshape" and 1 in rest:
+            rest[1] = unknown_elements(node.inputs[1], context)
+        return {0: demand, **rest}
+
+    def rewrite(self, node: Node, cut: Cut) -> Rewrite:
+        if node.op != "Reshape" or not node.input(1):
+            return Rewrite()
+        return target_shape(node, 1, node.outputs[0], cut, source=node.inputs[0])
+
+
+def target_shape(node: Node, index: int, output: str, cut: Cut, source: str | None = None) -> Rewrite:
+    """A shape operand that follows the cut of `output`.
+
+    Known dimensions become numbers, 0 and -1 stay where they still say the right thing; elements that are only
+    known at run time are left to run time.
+    """
+    context = cut.context
+    operand = node.inputs[index]
+    old, new = context.shape(output), cut.shape(output)
+    changed = [a for a in range(len(old or ())) if cut.indices(output, a) is not None]
+    if old is None or new is None or (not changed and not cut.stale(operand)):
+        return Rewrite()
+    fact = context.fact(operand)
+    full = fact.expand((len(old),)) if fact is not None else None
+    before = context.shape(source) if source else None
+    values = np.zeros(len(old), np.int64)
+    fixed = np.zeros(len(old), bool)
+    for axis, dim in enumerate(new):
+        known = full is not None and bool(full.known[axis])
+        said = int(full.value[axis]) if full is not None and known else None
+        if said == -1:
+            values[axis], fixed[axis] = -1, True
+        elif said == 0 and source and not node.attr("allowzero", 0) and before is not None and axis < len(before) and (
+            cut.indices(source, axis) is None and cut.indices(output, axis) is None
+        ):
+            values[axis], fixed[axis] = 0, True
+        elif isinstance(dim, int) and (known or axis in changed):
+            values[axis], fixed[axis] = dim, True
+    if not fixed.all() and source and before is not None:
+        for axis in np.flatnonzero(~fixed):
+            if axis < len(before) and same(before[axis], old[axis]) and not node.attr("allowzero", 0):
+                values[axis], fixed[axis] = 0, True
+        if (~fixed).sum() == 1 and not (values[fixed] == -1).any():
+            values[~fixed], fixed[:] = -1, True
+    if fixed.all():
+        return Rewrite(inputs={index: values})
+    return Rewrite(patches={index: (fixed, values)})
+
+
+class BlockShuffle(Rule):
+    """DepthToSpace and SpaceToDepth: channels times block x block positions; space is pinned."""
+
+    barrier = False
+
+    def _layout(self, node: Node, context: Context) -> tuple[str, str, np.ndarray] | None:
+        """(deep tensor, flat tensor, deep channel of [flat channel, position])."""
+        deep, flat = (0, 1) if node.op == "DepthToSpace" else (1, 0)
+        names = (node.inputs[0], node.outputs[0])
+        channels, small = context.size(names[deep], 1), context.size(names[flat], 1)
+        area = int(node.attr("blocksize", 1)) ** 2
+        if channels is None or small is None or channels != small * area:
+            return None
+        order = np.arange(channels)
+        crd = node.op == "DepthToSpace" and node.attr("mode", "DCR") == "CRD"
+        return names[deep], names[flat], order.reshape(small, area) if crd else order.reshape(area, small).T
+
+    def facts(self, node: Node, context: Context) -> list[Fact | None]:
+        layout, fact = self._layout(node, context), context.fact(node.inputs[0])
+        if layout is None or fact is None or fact.rank != 4:
+            return [None]
+        if any(array.shape[axis] > 1 for array in (fact.value, fact.known) for axis in (0, 2, 3)):
+            return [None]
+        fact = Fact(fact.value, fact.known)
+        full = fact.expand(context.shape(node.inputs[0]) or (), [1])
+        assert full is not None
+        index = layout[2]
+        if node.op == "SpaceToDepth":
+            source = np.empty(index.size, np.int64)
+            source[index] = np.arange(index.shape[0])[:, None]
+            return [collapse(full.map(lambda a: np.broadcast_to(a, full.value.shape)[:, source]))]
+        values = np.broadcast_to(full.value, full.value.shape)[0, :, 0, 0][index]
+        known = np.broadcast_to(full.known, full.value.shape)[0, :, 0, 0][index]
+        same_value = known.all(axis=1) & (values == values[:, :1]).all(axis=1)
+        return [collapse(Fact(values[:, 0].reshape(1, -1, 1, 1), same_value.reshape(1, -1, 1, 1)))]
+
+    def ties(self, node: Node, context: Context) -> list[Tie]:
+        layout = self._layout(node, context)
+        if layout is None:
+            return []
+        deep, flat, index = layout
+        ties: list[Tie] = [Same((deep, 1), (flat, 1), index[:, p]) for p in range(index.shape[1])]
+        if context.size(deep, 0) is not None:
+            ties.append(Same((deep, 0), (flat, 0)))
+        return ties
+
+    def reads(self, node: Node, context: Context, state: State) -> dict[int, Demand | None]:
+        layout = self._layout(node, context)
+        live = state.live(node.outputs[0])
+        if layout is None:
+            return super().reads(node, context, state)
+        if not all(mask.any() for mask in live):
+            return {}
+        index = layout[2]
+        demand = [np.ones(context.size(node.inputs[0], a) or 1, bool) for a in range(4)]
+        demand[0] = live[0]
+        if node.op == "SpaceToDepth":
+            demand[1] = live[1][index].any(axis=1)
+        else:
+            demand[1] = np.zeros(index.size, bool)
+            demand[1][index[live[1]].reshape(-1)] = True
+        return {0: demand}
+
+
+register(Reshape(), "Reshape", "Flatten", "Squeeze", "Unsqueeze")
+register(BlockShuffle(), "DepthToSpace", "SpaceToDepth")

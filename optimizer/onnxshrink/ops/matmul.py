@@ -1,0 +1,245 @@
+"""Gemm and MatMul: Y[m,n] = sum_k A[m,k] B[k,n]; either side may be a weight, both may be computed.
+
+A term k is zero where A[:,k] or B[k,:] is known to be zero, so neither side needs it. A known non-zero feature
+A[:,k] = v goes into the bias of a Gemm, or into a carrier feature where there is no bias to take it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ..graph.view import Node, Shape
+from .fact import CAP, Fact, collapse
+from .rule import Carrying, Context, Cut, Demand, Rewrite, Rule, State, free_slices, register
+from .tie import Same, Tie
+
+
+class Multiplication(Rule):
+    """Both products, seen as operands A [..., m, k] and B [..., k, n] with the axes that transposition gives."""
+
+    barrier = False
+
+    def axes(self, node: Node, context: Context) -> tuple[int, int, int, int] | None:
+        """Axes (m of A, k of A, k of B, n of B); None where an operand has fewer than two axes."""
+        a, b = context.rank(node.inputs[0]), context.rank(node.inputs[1])
+        if a is None or b is None or a < 2 or b < 2 or context.rank(node.outputs[0]) is None:
+            return None
+        m, k, k2, n = a - 2, a - 1, b - 2, b - 1
+        if node.attr("transA", 0):
+            m, k = k, m
+        if node.attr("transB", 0):
+            k2, n = n, k2
+        sizes = context.size(node.inputs[0], k), context.size(node.inputs[1], k2)
+        return (m, k, k2, n) if sizes[0] is not None and sizes[0] == sizes[1] else None
+
+    def operand(self, node: Node, context: Context, index: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """(non-zero or unknown, known) of an operand as [rows, columns] after transposition, if it has two axes."""
+
+        def compute() -> tuple[np.ndarray, np.ndarray] | None:
+            fact = context.fact(node.inputs[index])
+            shape = context.shape(node.inputs[index])
+            if fact is None or shape is None or fact.rank != 2:
+                return None
+            sizes = [d if isinstance(d, int) else 1 for d in shape]
+            if np.prod(sizes) > CAP * 8:
+                return None
+            nonzero = np.broadcast_to(~fact.zero(), sizes)
+            known = np.broadcast_to(fact.known, sizes)
+            if node.attr("transB" if index else "transA", 0):
+                nonzero, known = nonzero.T, known.T
+            return nonzero, known
+
+        return context.cached((node.index, "operand", index), compute)
+
+    def facts(self, node: Node, context: Context) -> list[Fact | None]:
+        axes = self.axes(node, context)
+        rank = context.rank(node.outputs[0]) or 0
+        a, b = context.fact(node.inputs[0]), context.fact(node.inputs[1])
+        if axes is None or b is None or (node.input(2) and context.fact(node.input(2)) is None):
+            return [None]
+        m, k, k2, n = axes
+        right = context.array(node.inputs[1])
+        if right is None or right.ndim != 2:
+            return [None]
+        right = right.T if k2 == 1 else right
+        size = right.shape[0]
+        uniform, value = free_slices(node.inputs[0], k, context) if a is not None else (np.zeros(size, bool),) * 2
+        nonzero = context.cached((node.index, "pattern"), lambda: right != 0)
+        known = ~nonzero[~uniform].any(axis=0)
+        if not known.any():
+            return [None]
+        alpha, beta = float(node.attr("alpha", 1.0)), float(node.attr("beta", 1.0))
+        result = np.zeros(right.shape[1])
+        if uniform.any():
+            result = alpha * (value[uniform] @ right[uniform].astype(np.float64))
+        mask = known.reshape((1,) * (rank - 1) + (-1,))
+        result = result.reshape(mask.shape)
+        if node.input(2):
+            bias = context.fact(node.input(2))
+            assert bias is not None
+            lead = (1,) * (rank - bias.rank)
+            result = result + beta * bias.value.reshape(lead + bias.value.shape)
+            mask = mask & bias.known.reshape(lead + bias.known.shape)
+        dtype = context.graph.dtypes.get(node.outputs[0], right.dtype)
+        with np.errstate(all="ignore"):
+            values = result.astype(dtype)
+        mask = mask & np.isfinite(values.astype(np.float64))
+        return [collapse(Fact(values, mask))]
+
+    def ties(self, node: Node, context: Context) -> list[Tie]:
+        axes = self.axes(node, context)
+        if axes is None:
+            return []
+        m, k, k2, n = axes
+        a, b, y = node.inputs[0], node.inputs[1], node.outputs[0]
+        rank = context.rank(y) or 0
+        ties: list[Tie] = [Same((a, k), (b, k2))]
+        pairs = [((a, m), rank - 2), ((b, n), rank - 1)]
+        for name in (a, b):
+            own = context.rank(name) or 0
+            pairs += [((name, axis), axis + rank - own) for axis in range(own - 2)]
+        if node.input(2):
+            own = context.rank(node.input(2)) or 0
+            pairs += [((node.input(2), axis), axis + rank - own) for axis in range(own)]
+        for port, axis in pairs:
+            size = context.size(*port)
+            if size is not None and size == context.size(y, axis):
+                ties.append(Same(port, (y, axis)))
+        return ties
+
+    def _wanted(self, node: Node, context: Context, state: State, live: Demand, size: int) -> np.ndarray:
+        """Features k for which a live output has a non-zero weight."""
+        right = self.operand(node, context, 1)
+        if right is None:
+            return np.ones(size, bool)
+        return (right[0] & live[-1]).any(axis=1)
+
+    def absorbs(self, node: Node, context: Context) -> tuple[np.ndarray, np.ndarray]:
+        """Features of A that this node can do without: (zero or by bias [K], by carrier [K])."""
+        axes = self.axes(node, context)
+        assert axes is not None
+        uniform, value = free_slices(node.inputs[0], axes[1], context)
+        zero, rest = uniform & (value == 0), uniform & (value != 0)
+        if node.inputs[1] not in context.graph.constants or not context.graph.is_float(node.inputs[1]):
+            return zero, np.zeros_like(zero)
+        return (zero | rest, np.zeros_like(zero)) if self._takes_bias(node, context) else (zero, rest)
+
+    def _takes_bias(self, node: Node, context: Context) -> bool:
+        if node.op != "Gemm":
+            return False
+        bias = node.input(2)
+        if bias and bias not in context.graph.constants:
+            return False
+        return not bias or (node.attr("beta", 1.0) != 0 and context.graph.constants[bias].size in (
+            1, context.size(node.outputs[0], 1)) and context.graph.constants[bias].shape[-1:] != ())
+
+    def reads(self, node: Node, context: Context, state: State) -> dict[int, Demand | None]:
+        axes = self.axes(node, context)
+        if axes is None:
+            return super().reads(node, context, state)
+        m, k, k2, n = axes
+        a, b = node.inputs[0], node.inputs[1]
+        live = state.live(node.outputs[0])
+        if not all(mask.any() for mask in live):
+            return {}
+        rank = len(live)
+        size = context.size(a, k) or 0
+        wanted = self._wanted(node, context, state, live, size)
+        kept = state.kept((a, k))
+        free, carried = self.absorbs(node, context)
+        of_a = wanted & ~((free | carried) & ~kept)
+        if (wanted & carried & ~kept).any():
+            carrier = self.carrier(node, context, kept)
+            if carrier is not None:
+                of_a[carrier] = True
+        zero_a = free_slices(a, k, context)
+        # where B's row is zero A is not read, so B must really be zero; elsewhere a right zero of A excuses B
+        excused = (zero_a[0] & (zero_a[1] == 0)) | ((free | carried) & ~kept)
+        of_b = np.where(wanted, ~excused, kept)
+        left = self.operand(node, context, 0)
+        if left is not None and a in context.graph.constants:
+            of_b &= (left[0] & live[-2][:, None]).any(axis=0)
+        demands: dict[int, Demand | None] = {}
+        for index, name, inner, mine, outer, where in ((0, a, k, of_a, m, -2), (1, b, k2, of_b, n, -1)):
+            own = context.rank(name) or 0
+            demand = []
+            for axis in range(own):
+                length = context.size(name, axis) or 1
+                target = live[where] if axis == outer else live[axis + rank - own]
+                if axis == inner:
+                    demand.append(mine)
+                else:
+                    demand.append(target if target.size == length else np.ones(length, bool))
+            demands[index] = demand
+        if node.input(2):
+            demands[2] = None
+        return demands
+
+    def carrier(self, node: Node, context: Context, kept: np.ndarray) -> int | None:
+        """The kept feature of largest known value, if there is one."""
+        axes = self.axes(node, context)
+        assert axes is not None
+        uniform, value = free_slices(node.inputs[0], axes[1], context)
+        size = np.where(uniform & kept, np.abs(value), 0.0)
+        return int(size.argmax()) if size.any() else None
+
+    def carrying(self, node: Node, context: Context, state: State) -> Carrying | None:
+        axes = self.axes(node, context)
+        if axes is None:
+            return None
+        port = (node.inputs[0], axes[1])
+        _, carried = self.absorbs(node, context)
+        if not carried.any():
+            return None
+        live = state.live(node.outputs[0])
+        missing = self._wanted(node, context, state, live, carried.size) & carried & ~state.kept(port)
+        if not missing.any() or self.carrier(node, context, state.kept(port)) is not None:
+            return None
+        return Carrying(port, missing, np.abs(free_slices(*port, context)[1]))
+
+    def rewrite(self, node: Node, cut: Cut) -> Rewrite:
+        axes = self.axes(node, cut.context)
+        if axes is None:
+            return Rewrite()
+        m, k, k2, n = axes
+        into, out = cut.indices(node.inputs[0], k), cut.indices(node.outputs[0], len(cut.shape(node.outputs[0]) or ()) - 1)
+        if into is None or node.inputs[1] not in cut.context.graph.constants:
+            return Rewrite()
+        context = cut.context
+        kept = np.zeros(context.size(node.inputs[0], k) or 0, bool)
+        kept[into] = True
+        uniform, value = free_slices(node.inputs[0], k, context)
+        stored = context.graph.constants[node.inputs[1]]
+        if stored.ndim != 2:
+            return Rewrite()
+        right = (stored.T if k2 == 1 else stored).astype(np.float64)
+        gone = uniform & (value != 0) & ~kept & (right != 0).any(axis=1)
+        if not gone.any():
+            return Rewrite()
+        columns = np.arange(right.shape[1]) if out is None else out
+        if self._takes_bias(node, context):
+            alpha, beta = float(node.attr("alpha", 1.0)), float(node.attr("beta", 1.0))
+            bias = context.graph.constants[node.input(2)] if node.input(2) else np.zeros(1, stored.dtype)
+            added = alpha * (value[gone] @ right[gone]) / (beta if node.input(2) else 1.0)
+            merged = (np.broadcast_to(bias.reshape(-1), added.shape) + added)[columns].astype(stored.dtype)
+            attributes = {} if node.input(2) else {"beta": 1.0}
+            return Rewrite(attributes, {2: merged})
+        carrier = self.carrier(node, context, kept)
+        if carrier is None:
+            return Rewrite()
+        right[carrier] += (value[gone] / value[carrier]) @ right[gone]
+        packed = right[np.ix_(into, columns)].astype(stored.dtype)
+        return Rewrite(inputs={1: np.ascontiguousarray(packed.T if k2 == 1 else packed)})
+
+    def macs(self, node: Node, shape: Callable[[str], Shape | None]) -> int | None:
+        a, y = shape(node.inputs[0]), shape(node.outputs[0])
+        if a is None or y is None or not a:
+            return None
+        k = a[-2] if node.attr("transA", 0) and len(a) > 1 else a[-1]
+        factors = [*(y if isinstance(y[0], int) else y[1:]), k] if y else [k]
+        return int(np.prod(factors, dtype=object)) if all(isinstance(f, int) for f in factors) else None
+
+
+register(Multiplication(), "Gemm", "MatMul")

@@ -1,0 +1,175 @@
+"""Normalizations. BatchNormalization at inference and InstanceNormalization act on each channel alone; the others
+mix the axes that they normalize, which are pinned."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..graph.view import Node
+from .broadcast import ROUNDING
+from .fact import Fact, collapse
+from .movement import axis_of, parallel
+from .rule import Context, Demand, Rule, State, everything, free_slices, register
+from .tie import Same, Tie
+
+
+class BatchNormalization(Rule):
+    """y = scale (x - mean) / sqrt(var + epsilon) + B, channel by channel; scale 0 leaves B."""
+
+    barrier = False
+
+    def _inference(self, node: Node) -> bool:
+        return not node.attr("training_mode", 0) and len([o for o in node.outputs if o]) == 1
+
+    def _affine(self, node: Node, context: Context) -> tuple[np.ndarray, np.ndarray] | None:
+        """(factor, offset) of y = factor x + offset, float64 [C]."""
+
+        def compute() -> tuple[np.ndarray, np.ndarray] | None:
+            parts = [context.array(name) for name in node.inputs[1:5]]
+            if any(p is None for p in parts) or not self._inference(node):
+                return None
+            scale, offset, mean, var = (np.asarray(p, np.float64) for p in parts)
+            factor = scale / np.sqrt(var + node.attr("epsilon", 1e-5))
+            return factor, offset - factor * mean
+
+        return context.cached((node.index, "affine"), compute)
+
+    def facts(self, node: Node, context: Context) -> list[Fact | None]:
+        none: list[Fact | None] = [None] * len(node.outputs)
+        with np.errstate(all="ignore"):
+            affine = self._affine(node, context)
+        rank = context.rank(node.outputs[0])
+        if affine is None or rank is None or rank < 2 or not np.isfinite(affine).all():
+            return none
+        factor, offset = affine
+        uniform, value = free_slices(node.inputs[0], 1, context)
+        column = (1, factor.size) + (1,) * (rank - 2)
+        known = (factor == 0) | uniform
+        exact = context.array(node.inputs[2])
+        assert exact is not None
+        dtype = context.graph.dtypes.get(node.outputs[0], exact.dtype)
+        result = np.where(factor == 0, exact.astype(np.float64), factor * value + offset).astype(dtype)
+        low, high = None, None
+        source = context.fact(node.inputs[0])
+        if source is not None:
+            below, above = source.bounds()
+            others = tuple(a for a in range(rank) if a != 1)
+            below = np.broadcast_to(below.min(axis=others), factor.shape)
+            above = np.broadcast_to(above.max(axis=others), factor.shape)
+            with np.errstate(all="ignore"):
+                ends = [np.where(factor == 0, 0.0, factor * b) + offset for b in (below, above)]
+                slack = ROUNDING * (np.maximum(*(np.abs(e) for e in ends)) + np.abs(offset))
+                slack = np.where(np.isfinite(slack), slack, 0.0)
+            low = (np.minimum(*ends) - slack).reshape(column)
+            high = (np.maximum(*ends) + slack).reshape(column)
+        return [collapse(Fact(result.reshape(column), known.reshape(column), low, high)), *none[1:]]
+
+    def ties(self, node: Node, context: Context) -> list[Tie]:
+        if not self._inference(node):
+            return []
+        x, y = node.inputs[0], node.outputs[0]
+        return [*parallel(x, y, context), *(Same((name, 0), (y, 1)) for name in node.inputs[1:5])]
+
+    def reads(self, node: Node, context: Context, state: State) -> dict[int, Demand | None]:
+        live = state.live(node.outputs[0])
+        affine = self._affine(node, context)
+        if not self._inference(node) or context.rank(node.inputs[0]) != len(live):
+            return super().reads(node, context, state)
+        if not all(mask.any() for mask in live):
+            return {}
+        demand = [m.copy() for m in live]
+        if affine is not None and len(demand) > 1 and demand[1].size == affine[0].size:
+            demand[1] &= affine[0] != 0
+        return {0: demand, 1: None, 2: None, 3: None, 4: None}
+
+
+class PerChannel(Rule):
+    """InstanceNormalization: statistics over the spatial axes of each channel; an even channel gives its bias."""
+
+    barrier = False
+
+    def facts(self, node: Node, context: Context) -> list[Fact | None]:
+        bias, rank = context.array(node.inputs[2]), context.rank(node.outputs[0])
+        scale = context.array(node.inputs[1])
+        if bias is None or scale is None or rank is None:
+            return [None]
+        uniform, _ = free_slices(node.inputs[0], 1, context)
+        known = (np.broadcast_to(uniform, bias.shape) | (scale == 0)).reshape((1, -1) + (1,) * (rank - 2))
+        return [collapse(Fact(bias.reshape(known.shape), known))]
+
+    def ties(self, node: Node, context: Context) -> list[Tie]:
+        x, y = node.inputs[0], node.outputs[0]
+        rank = context.rank(x) or 0
+        spatial = tuple(range(2, rank))
+        return [*parallel(x, y, context, spatial), Same((node.inputs[1], 0), (y, 1)), Same((node.inputs[2], 0), (y, 1))]
+
+    def reads(self, node: Node, context: Context, state: State) -> dict[int, Demand | None]:
+        live, demand = state.live(node.outputs[0]), everything(node.inputs[0], context)
+        if not all(mask.any() for mask in live):
+            return {}
+        for axis in (0, 1):
+            if live[axis].size == demand[axis].size:
+                demand[axis] = live[axis]
+        return {0: demand, 1: None, 2: None}
+
+
+class Mixing(Rule):
+    """Operators that mix whole axes and leave the others alone: Softmax, LayerNormalization, LRN, LpNormalization."""
+
+    barrier = False
+
+    def mixed(self, node: Node, context: Context) -> set[int] | None:
+        """Axes whose elements depend on each other; None if that is not known."""
+        rank = context.rank(node.inputs[0])
+        if rank is None:
+            return None
+        if node.op == "LRN":
+            return {1}
+        if node.op in ("Softmax", "LogSoftmax", "Hardmax"):
+            legacy = context.opset < 13
+            axis = axis_of(node, context, 1 if legacy else -1)
+            if axis is None:
+                return None
+            return set(range(axis, rank)) if legacy else {axis}
+        axis = axis_of(node, context, -1)
+        if axis is None:
+            return None
+        return set(range(axis, rank)) if node.op in ("LayerNormalization", "RMSNormalization") else {axis}
+
+    def facts(self, node: Node, context: Context) -> list[Fact | None]:
+        none: list[Fact | None] = [None] * len(node.outputs)
+        rank = context.rank(node.outputs[0])
+        if rank is not None and node.op == "Softmax":
+            dtype = context.graph.dtypes.get(node.outputs[0], np.dtype(np.float32))
+            shape = (1,) * rank
+            none[0] = Fact(np.zeros(shape, dtype), np.zeros(shape, bool), np.zeros(shape), np.full(shape, 1 + 1e-6))
+        if node.op == "LRN":
+            fact = context.fact(node.inputs[0])
+            # zero divided by something positive stays zero
+            none[0] = None if fact is None else collapse(Fact(fact.value, fact.zero()))
+        return none
+
+    def ties(self, node: Node, context: Context) -> list[Tie]:
+        mixed = self.mixed(node, context)
+        if mixed is None:
+            return []
+        return [t for out in node.outputs if out for t in parallel(node.inputs[0], out, context, tuple(mixed))]
+
+    def reads(self, node: Node, context: Context, state: State) -> dict[int, Demand | None]:
+        mixed, live = self.mixed(node, context), state.live(node.outputs[0])
+        others = [o for o in node.outputs[1:] if o and state.needed(o)]
+        if mixed is None or others or len(live) != context.rank(node.inputs[0]):
+            return super().reads(node, context, state)
+        if not all(mask.any() for mask in live):
+            return {}
+        demand = everything(node.inputs[0], context)
+        for axis in range(len(demand)):
+            if axis not in mixed and live[axis].size == demand[axis].size:
+                demand[axis] = live[axis]
+        return {0: demand, **{i: None for i in range(1, len(node.inputs)) if node.inputs[i]}}
+
+
+register(BatchNormalization(), "BatchNormalization")
+register(PerChannel(), "InstanceNormalization")
+register(Mixing(), "Softmax", "LogSoftmax", "Hardmax", "LayerNormalization", "RMSNormalization", "LRN",
+         "LpNormalization", "CumSum")

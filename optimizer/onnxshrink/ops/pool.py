@@ -1,0 +1,158 @@
+"""Pools, global pools, Resize and Upsample: space is mixed within each channel, channels pass through.
+
+A channel that is one value everywhere keeps it, except where padding counts as zeros, or outside values are made up.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..graph.shapes import same
+from ..graph.view import Node, Shape
+from .fact import Fact, collapse
+from .grid import target_shape
+from .movement import parallel
+from .rule import Context, Cut, Demand, Rewrite, Rule, State, everything, register
+from .tie import Tie
+
+
+class Spatial(Rule):
+    """Batch and channel axes pass; what happens in space stays within one channel."""
+
+    barrier = False
+    bounded = True
+
+    def passing(self, node: Node, context: Context) -> set[int]:
+        """Axes along which the output at i depends on the input at i only."""
+        return {0, 1}
+
+    def keeps(self, node: Node, context: Context) -> bool:
+        """Whether a channel of one value keeps that value (a channel of zeros always stays zero)."""
+        return True
+
+    def facts(self, node: Node, context: Context) -> list[Fact | None]:
+        none: list[Fact | None] = [None] * len(node.outputs)
+        fact, rank = context.fact(node.inputs[0]), context.rank(node.outputs[0])
+        if fact is None or rank != fact.rank:
+            return none
+        passing = self.passing(node, context)
+        known, value, (low, high) = fact.known, fact.value, fact.bounds()
+        for axis in set(range(fact.rank)) - passing:
+            if value.shape[axis] > 1 or known.shape[axis] > 1:
+                known = known.all(axis=axis, keepdims=True) & (
+                    (value == value.take([0], axis)).all(axis=axis, keepdims=True)
+                )
+                value = value.take([0], axis)
+            low, high = low.min(axis=axis, keepdims=True), high.max(axis=axis, keepdims=True)
+        if not self.keeps(node, context):
+            known = known & (value == 0)
+            low, high = np.minimum(low, 0), np.maximum(high, 0)
+        bounds = (low, high) if self.bounded else (None, None)
+        return [collapse(Fact(value, known, *bounds)), *none[1:]]
+
+    def ties(self, node: Node, context: Context) -> list[Tie]:
+        passing = self.passing(node, context)
+        rank = context.rank(node.inputs[0]) or 0
+        skip = tuple(a for a in range(rank) if a not in passing)
+        return [t for out in node.outputs if out for t in parallel(node.inputs[0], out, context, skip)]
+
+    def reads(self, node: Node, context: Context, state: State) -> dict[int, Demand | None]:
+        if any(state.needed(o) for o in node.outputs[1:] if o):  # indices count positions in the whole tensor
+            return super().reads(node, context, state)
+        live, demand = state.live(node.outputs[0]), everything(node.inputs[0], context)
+        if not all(mask.any() for mask in live):
+            return {}
+        for axis in self.passing(node, context):
+            if axis < len(demand) and live[axis].size == demand[axis].size:
+                demand[axis] = live[axis]
+        return {0: demand, **{i: None for i in range(1, len(node.inputs)) if node.inputs[i]}}
+
+
+class MaxPool(Spatial):
+    """MaxPool; its optional indices count positions in the whole tensor, so with them everything is pinned."""
+
+    def ties(self, node: Node, context: Context) -> list[Tie]:
+        return super().ties(node, context) if len([o for o in node.outputs if o]) == 1 else []
+
+
+class AveragePool(Spatial):
+    """AveragePool, LpPool: padding counts as zeros in some forms, and then a constant changes at the border."""
+
+    def keeps(self, node: Node, context: Context) -> bool:
+        padded = any(node.attr("pads", ())) or node.attr("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
+        padded = padded or bool(node.attr("ceil_mode", 0))
+        return node.op == "AveragePool" and not (padded and node.attr("count_include_pad", 0))
+
+
+class LpPool(AveragePool):
+    """LpPool, GlobalLpPool: zero stays zero, any other constant does not keep its value."""
+
+    bounded = False
+
+    def keeps(self, node: Node, context: Context) -> bool:
+        return False
+
+
+class Resize(Spatial):
+    """Resize and Upsample: axes of factor 1 pass; made-up outside values break constants."""
+
+    def passing(self, node: Node, context: Context) -> set[int]:
+        shape, out = context.shape(node.inputs[0]), context.shape(node.outputs[0])
+        if shape is None or out is None:
+            return set()
+        scales, size = self._scales(node, context), context.array(node.input(3)) if node.input(3) else None
+        axes = self._axes(node, context)
+        passing = set()
+        for axis, (a, b) in enumerate(zip(shape, out, strict=True)):
+            if axes is not None and axis not in axes:
+                passing.add(axis)
+                continue
+            place = axis if axes is None else axes.index(axis)
+            if scales is not None and scales.size > place:
+                if scales[place] == 1:
+                    passing.add(axis)
+            elif same(a, b) or (size is not None and size[place] == a):
+                passing.add(axis)
+        return passing
+
+    def _axes(self, node: Node, context: Context) -> list[int] | None:
+        axes = node.attr("axes")
+        return None if axes is None else [a % (context.rank(node.inputs[0]) or 1) for a in axes]
+
+    def _scales(self, node: Node, context: Context) -> np.ndarray | None:
+        if node.attr("scales") is not None:
+            return np.asarray(node.attr("scales"))
+        index = 1 if node.op == "Upsample" or context.opset < 11 else 2
+        array = context.array(node.input(index)) if node.input(index) else None
+        return array if array is not None and array.size else None
+
+    def keeps(self, node: Node, context: Context) -> bool:
+        return node.attr("coordinate_transformation_mode", "") != "tf_crop_and_resize"
+
+    bounded = False
+
+    def refine(self, node: Node, context: Context) -> dict[str, Shape]:
+        if not node.input(3) or node.attr("axes") is not None:
+            return {}
+        fact, size = context.fact(node.inputs[3]), context.size(node.inputs[3], 0)
+        full = fact.expand((size,)) if fact is not None and size is not None else None
+        if full is None:
+            return {}
+        old = context.shape(node.outputs[0]) or (None,) * full.value.size
+        new = tuple(
+            int(v) if k and not isinstance(d, int) else d
+            for v, k, d in zip(full.value, full.known, old, strict=True)
+        )
+        return {node.outputs[0]: new} if new != old else {}
+
+    def rewrite(self, node: Node, cut: Cut) -> Rewrite:
+        if not node.input(3) or node.attr("axes") is not None:
+            return Rewrite()
+        return target_shape(node, 3, node.outputs[0], cut)
+
+
+register(MaxPool(), "MaxPool")
+register(AveragePool(), "AveragePool")
+register(LpPool(), "LpPool", "GlobalLpPool")
+register(Spatial(), "GlobalAveragePool", "GlobalMaxPool")
+register(Resize(), "Resize", "Upsample")

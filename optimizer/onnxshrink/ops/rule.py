@@ -1,0 +1,210 @@
+"""What a rule is, and the registry.
+
+A rule says everything about one operator family: facts forward, reads backward, ties, and how a node is rewritten
+for a cut. An axis that no tie of an active node mentions is pinned by that node, so the base class, which ties
+nothing and reads everything, is a barrier: right for any operator, known or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..graph.view import Graph, Node, Shape
+from .fact import Fact, slices
+from .tie import Port, Tie
+
+Demand = list[np.ndarray]
+"""For each axis of a tensor, the mask of slices that are read; the product of the masks is read."""
+
+
+class Context:
+    """What a rule may look at: the graph, the facts so far. Nothing here changes during planning."""
+
+    def __init__(self, graph: Graph, facts: dict[str, Fact]):
+        self.graph, self.facts = graph, facts
+        self._patterns: dict[Any, Any] = {}
+
+    @property
+    def opset(self) -> int:
+        return self.graph.model.opset
+
+    def shape(self, tensor: str) -> Shape | None:
+        return self.graph.shapes.get(tensor)
+
+    def rank(self, tensor: str) -> int | None:
+        return self.graph.rank(tensor)
+
+    def size(self, tensor: str, axis: int) -> int | None:
+        """Length of an axis, None when it is not known."""
+        shape = self.shape(tensor)
+        dim = shape[axis] if shape is not None and -len(shape) <= axis < len(shape) else None
+        return dim if isinstance(dim, int) else None
+
+    def fact(self, tensor: str) -> Fact | None:
+        return self.facts.get(tensor) if tensor else None
+
+    def array(self, tensor: str) -> np.ndarray | None:
+        """A tensor's values when all are known, at full shape; None otherwise."""
+        if tensor in self.graph.constants:
+            return self.graph.constants[tensor]
+        fact, shape = self.fact(tensor), self.shape(tensor)
+        if fact is None or shape is None or not fact.all_known:
+            return None
+        full = fact.expand(shape)
+        return None if full is None else full.value
+
+    def ints(self, tensor: str) -> list[int] | None:
+        """Values of a known integer tensor as a flat list."""
+        array = self.array(tensor)
+        return None if array is None or array.dtype.kind not in "iu" else [int(v) for v in array.reshape(-1)]
+
+    def rule(self, node: Node) -> Rule:
+        """The node's rule; the barrier where the rank of one of its tensors is unknown."""
+        names = (*node.inputs, *node.outputs)
+        return rule_for(node) if all(n in self.graph.shapes for n in names if n) else _BARRIER
+
+    def cached(self, key: Any, compute: Callable[[], Any]) -> Any:
+        """A value computed once, such as the pattern of non-zeros of a weight."""
+        if key not in self._patterns:
+            self._patterns[key] = compute()
+        return self._patterns[key]
+
+
+class State(Protocol):
+    """Live and kept, as far as they have grown."""
+
+    def kept(self, port: Port) -> np.ndarray: ...
+
+    def live(self, tensor: str) -> Demand: ...
+
+    def needed(self, tensor: str) -> bool: ...
+
+
+@dataclass
+class Rewrite:
+    """How one node changes. Anything not said stays.
+
+    Attributes:
+        attributes: new values; None removes one.
+        inputs: by index: an array (a new constant), a name of another tensor, or None (dropped).
+        patches: by input index: (mask, values): elements of a computed integer operand that are replaced.
+        op: another operator of the default domain.
+        outputs: outputs that stay, by index, where some are dropped.
+        bypass: the node disappears and its first output that stays is this input.
+        answer: (mask, values): elements of the integer output that must go on saying what they said.
+    """
+
+    attributes: dict[str, Any] = field(default_factory=dict)
+    inputs: dict[int, np.ndarray | str | None] = field(default_factory=dict)
+    patches: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    op: str | None = None
+    outputs: list[int] | None = None
+    bypass: int | None = None
+    answer: tuple[np.ndarray, np.ndarray] | None = None
+
+
+class Cut(Protocol):
+    """The plan as a rule sees it while it rewrites one node."""
+
+    context: Context
+
+    def indices(self, tensor: str, axis: int) -> np.ndarray | None: ...
+
+    def shape(self, tensor: str) -> Shape | None: ...
+
+    def live(self, tensor: str) -> Demand: ...
+
+    def stale(self, tensor: str) -> bool: ...
+
+    def weight(self, tensor: str) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Carrying:
+    """A consumer that needs one channel of known non-zero value to stay (see `Rule.carrying`)."""
+
+    port: Port
+    candidates: np.ndarray
+    values: np.ndarray
+
+
+class Rule:
+    """The base rule, and the barrier."""
+
+    barrier = True
+    reason = "no rule for this operator"
+
+    def facts(self, node: Node, context: Context) -> list[Fact | None]:
+        """What is known of each output."""
+        return [None] * len(node.outputs)
+
+    def refine(self, node: Node, context: Context) -> dict[str, Shape]:
+        """Shapes of outputs that follow from known integer operands."""
+        return {}
+
+    def ties(self, node: Node, context: Context) -> list[Tie]:
+        """Which slices stand or fall together; axes that are not mentioned are pinned."""
+        return []
+
+    def operands(self, node: Node, context: Context, state: State) -> list[int]:
+        """Inputs that must be there for the node to run."""
+        return [i for i, name in enumerate(node.inputs) if name]
+
+    def reads(self, node: Node, context: Context, state: State) -> dict[int, Demand | None]:
+        """For each input that is read: the slices whose right value is needed; None means all of them."""
+        return {i: None for i, name in enumerate(node.inputs) if name}
+
+    def carrying(self, node: Node, context: Context, state: State) -> Carrying | None:
+        """The carrier that this node still lacks, if it lacks one."""
+        return None
+
+    def rewrite(self, node: Node, cut: Cut) -> Rewrite:
+        """The node after the cut; constants of its own are sliced by the caller."""
+        return Rewrite()
+
+    def macs(self, node: Node, shape: Callable[[str], Shape | None]) -> int | None:
+        """Multiply-adds for one run, None when a dimension is unknown."""
+        return 0
+
+
+_RULES: dict[tuple[str, str], Rule] = {}
+_BARRIER = Rule()
+
+
+def register(rule: Rule, *operators: str, domain: str = "") -> Rule:
+    """Make `rule` responsible for operators of a domain."""
+    for operator in operators:
+        _RULES[domain, operator] = rule
+    return rule
+
+
+def rule_for(node: Node) -> Rule:
+    """The rule of a node's operator; the barrier if there is none."""
+    return _RULES.get((node.domain, node.op), _BARRIER)
+
+
+def everything(tensor: str, context: Context) -> Demand:
+    """The demand for all of a tensor."""
+    return [np.ones(d if isinstance(d, int) else 1, bool) for d in context.shape(tensor) or ()]
+
+
+def unknown_elements(tensor: str, context: Context) -> Demand | None:
+    """The demand for the elements of a shape operand that are not known; what is known can be written down."""
+    fact, size = context.fact(tensor), context.size(tensor, 0)
+    full = fact.expand((size,)) if fact is not None and fact.rank == 1 and size else None
+    return None if full is None else [~np.broadcast_to(full.known, full.value.shape)]
+
+
+def free_slices(tensor: str, axis: int, context: Context) -> tuple[np.ndarray, np.ndarray]:
+    """Slices along an axis that hold one known value everywhere, as (mask [n], value [n] float64), cached."""
+    size = context.size(tensor, axis) or 1
+
+    def compute() -> tuple[np.ndarray, np.ndarray]:
+        _, uniform, value = slices(context.fact(tensor), axis, size)
+        return uniform, value
+
+    return context.cached((tensor, axis, "uniform"), compute)

@@ -1,0 +1,1 @@
+"""Executes a plan: constants sliced, biases and carriers filled, shape operands following; and writes the map."""

@@ -1,0 +1,72 @@
+"""The cut as rules see it: which slices of each tensor stay, and what that makes of shapes and constants."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..channels.solve import Solution
+from ..graph.view import Shape
+from ..ops.rule import Context, Demand
+
+
+class PlannedCut:
+    """A read-only view of a solution, in terms of indices instead of masks."""
+
+    def __init__(self, solution: Solution):
+        self.context: Context = solution.context
+        self._solution = solution
+        self._stale = self._find_stale()
+
+    def indices(self, tensor: str, axis: int) -> np.ndarray | None:
+        """Indices that stay along an axis, ascending; None when all of them do."""
+        mask = self._solution.kept((tensor, axis))
+        return None if mask.all() else np.flatnonzero(mask)
+
+    def shape(self, tensor: str) -> Shape | None:
+        """The tensor's shape after the cut."""
+        shape = self.context.shape(tensor)
+        if shape is None:
+            return None
+        return tuple(
+            dim if not isinstance(dim, int) else int(self._solution.kept((tensor, axis)).sum())
+            for axis, dim in enumerate(shape)
+        )
+
+    def touched(self, tensor: str) -> bool:
+        """Whether anything of the tensor is cut."""
+        return any(self.indices(tensor, a) is not None for a in range(self.context.rank(tensor) or 0))
+
+    def needed(self, tensor: str) -> bool:
+        return self._solution.needed(tensor)
+
+    def live(self, tensor: str) -> Demand:
+        return self._solution.live(tensor)
+
+    def active(self, node) -> bool:  # type: ignore[no-untyped-def]
+        return self._solution.active(node)
+
+    def stale(self, tensor: str) -> bool:
+        """Whether an integer tensor is computed from the shape of a cut tensor and says another number now."""
+        return tensor in self._stale
+
+    def weight(self, tensor: str) -> np.ndarray:
+        """A constant's values after the cut."""
+        array = self.context.graph.constants[tensor]
+        for axis in range(array.ndim):
+            where = self.indices(tensor, axis)
+            if where is not None:
+                array = array.take(where, axis)
+        return array
+
+    def _find_stale(self) -> set[str]:
+        graph = self.context.graph
+        stale: set[str] = set()
+        for node in graph.nodes:
+            if node.op in ("Shape", "Size") and self.touched(node.inputs[0]):
+                stale.add(node.outputs[0])
+            elif any(name in stale for name in node.inputs):
+                for out in node.outputs:
+                    dtype = graph.dtypes.get(out)
+                    if dtype is not None and dtype.kind in "iub":
+                        stale.add(out)
+        return stale

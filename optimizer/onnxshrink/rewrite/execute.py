@@ -1,0 +1,197 @@
+"""From a plan to a model: rules rewrite each node, equal constants are shared again, surgery does the rest."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+
+from ..channels.solve import Solution
+from ..graph.surgery import Edits, NodeEdit, operate
+from ..graph.view import Node
+from ..ops.broadcast import rewrite_collapsed
+from ..ops.rule import Rewrite
+from .cut import PlannedCut
+
+
+@dataclass
+class Execution:
+    """A rewritten model and what became of each constant.
+
+    Attributes:
+        model: the result.
+        rewrites: the rewrite of every node that stays, by node index.
+        constants: for each constant edge that changed: (name in the source, name in the result).
+    """
+
+    model: onnx.ModelProto
+    rewrites: dict[int, Rewrite]
+    constants: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+
+def execute(solution: Solution, replaced: dict[str, str], changed: set[str]) -> Execution:
+    """Rewrite the model for a solution.
+
+    Args:
+        solution: live and kept of every tensor.
+        replaced: operands that became constants (`collapse_branches`).
+        changed: constants whose values were changed by lowering (negligible weights set to zero).
+    """
+    cut = PlannedCut(solution)
+    graph = solution.context.graph
+    edits = Edits(inputs={n for n in graph.default_inputs if graph.model.proto.ir_version >= 4})
+    rewrites: dict[int, Rewrite] = {}
+    alias: dict[str, str] = {}
+    names = _Names(solution, cut, edits, changed)
+    visible = set(graph.outputs) | {n for node in graph.nodes for n in node.captured}
+    for node in graph.nodes:
+        if not cut.active(node):
+            continue
+        rewrite = cut.context.rule(node).rewrite(node, cut)
+        if rewrite.bypass is None and any(name in replaced for name in node.inputs):
+            rewrite = _merged(rewrite, rewrite_collapsed(node, cut))
+        rewrites[node.index] = rewrite
+        names.arrays(node, rewrite)
+    names.assign()
+    for node in graph.nodes:
+        if node.index in rewrites:
+            _rewrite_node(node, rewrites[node.index], names, edits, alias, visible)
+    for tensor in graph.tensors():
+        if tensor not in graph.constants and cut.touched(tensor):
+            shape = cut.shape(tensor)
+            if shape is not None:
+                edits.dims[tensor] = shape
+    if not edits:
+        copy = onnx.ModelProto()
+        copy.CopyFrom(graph.model.proto)
+        return Execution(copy, rewrites)
+    return Execution(operate(graph.model, edits), rewrites, names.renamed)
+
+
+def _merged(one: Rewrite, other: Rewrite) -> Rewrite:
+    return other if other.bypass is not None else one
+
+
+class _Names:
+    """Names of constants: an edge that changes gets the source's name if no other reader needs the old value."""
+
+    def __init__(self, solution: Solution, cut: PlannedCut, edits: Edits, changed: set[str]):
+        self._graph, self._cut, self._edits, self._changed = solution.context.graph, cut, edits, changed
+        self._new: dict[str, np.ndarray] = {}
+        self._untouched: set[str] = {self._graph.source[o] for o in self._graph.outputs if o in self._graph.source}
+        self._names: dict[str, str] = {}
+        self.renamed: dict[str, tuple[str, str]] = {}
+        self._taken = {n for node in self._graph.model.proto.graph.node for n in (*node.input, *node.output)}
+        self._taken |= {t.name for t in self._graph.model.proto.graph.initializer}
+        for node in self._graph.model.proto.graph.node:
+            for attribute in node.attribute:
+                for body in [attribute.g, *attribute.graphs]:
+                    self._untouched |= {n for child in body.node for n in child.input}
+
+    def arrays(self, node: Node, rewrite: Rewrite) -> None:
+        """Note the new value of every constant operand of a node that stays."""
+        for index, name in enumerate(node.inputs):
+            if name not in self._graph.constants or (rewrite.bypass is not None and index != rewrite.bypass):
+                continue
+            if index in rewrite.inputs:
+                given = rewrite.inputs[index]
+                if isinstance(given, np.ndarray):
+                    self._new[name] = given
+                continue
+            if self._cut.touched(name) or name in self._changed or self._graph.source[name].endswith("@known"):
+                self._new[name] = np.ascontiguousarray(self._cut.weight(name))
+            else:
+                self._untouched.add(self._graph.source[name])
+
+    def assign(self) -> None:
+        """Give every new value a name; equal values of one source share it."""
+        variants: dict[tuple[str, str], str] = {}
+        for edge, array in self._new.items():
+            source = self._graph.source[edge]
+            digest = hashlib.sha256(f"{array.dtype}{array.shape}".encode() + array.tobytes()).hexdigest()
+            if (source, digest) not in variants:
+                first = not any(s == source for s, _ in variants)
+                keep = first and source not in self._untouched and not source.endswith("@known")
+                name = source if keep else self.fresh(source.removesuffix("@known"))
+                variants[source, digest] = name
+                self._edits.constants[name] = array
+            self._names[edge] = variants[source, digest]
+            self.renamed[edge] = (source, variants[source, digest])
+
+    def fresh(self, base: str) -> str:
+        """A name that nothing in the graph has."""
+        number = 1
+        while f"{base}_shrunk{number}" in self._taken:
+            number += 1
+        name = f"{base}_shrunk{number}"
+        self._taken.add(name)
+        return name
+
+    def of(self, tensor: str) -> str:
+        """The name of a tensor id in the result."""
+        if tensor in self._names:
+            return self._names[tensor]
+        return self._graph.source.get(tensor, tensor)
+
+    def constant(self, base: str, array: np.ndarray) -> str:
+        """The name of a constant that has no edge in the source."""
+        name = self.fresh(base)
+        self._edits.constants[name] = array
+        return name
+
+
+def _rewrite_node(
+    node: Node, rewrite: Rewrite, names: _Names, edits: Edits, alias: dict[str, str], visible: set[str]
+) -> None:
+    def resolved(name: str) -> str:
+        return alias.get(name, name)
+
+    outputs = [o for k, o in enumerate(node.outputs) if rewrite.outputs is None or k in rewrite.outputs]
+    if rewrite.bypass is not None:
+        target = resolved(names.of(node.inputs[rewrite.bypass]))
+        if outputs[0] in visible:
+            edits.nodes[node.position] = NodeEdit(
+                [target], outputs[:1], dict.fromkeys(_attribute_names(node)), "Identity"
+            )
+        else:
+            alias[outputs[0]] = target
+        return
+    inputs: list[str] = []
+    for index in range(max([len(node.inputs), *(k + 1 for k in rewrite.inputs)])):
+        name = node.input(index)
+        given = rewrite.inputs.get(index, name)
+        if given is None:
+            if node.op != "Concat":
+                inputs.append("")
+            continue
+        if isinstance(given, np.ndarray):
+            if name in names.renamed:
+                inputs.append(names.of(name))
+            else:
+                inputs.append(names.constant(f"{node.name or node.outputs[0]}_{index}", given))
+        else:
+            inputs.append(resolved(names.of(given)) if given else "")
+    for index, (mask, values) in rewrite.patches.items():
+        patched = names.fresh(inputs[index])
+        operands = [names.constant(f"{patched}_mask", mask), names.constant(f"{patched}_value", values)]
+        edits.added.append((node.position, "Where", [*operands, inputs[index]], [patched], {}))
+        inputs[index] = patched
+    while inputs and not inputs[-1]:
+        inputs.pop()
+    if rewrite.answer is not None:
+        mask, values = rewrite.answer
+        raw = names.fresh(node.outputs[0])
+        operands = [names.constant(f"{raw}_mask", mask), names.constant(f"{raw}_value", values)]
+        edits.added.append((node.position + 1, "Where", [*operands, raw], [node.outputs[0]], {}))
+        outputs = [raw, *outputs[1:]]
+    original = [n for n in node.proto.input]
+    while original and not original[-1]:
+        original.pop()
+    if inputs != original or outputs != list(node.proto.output) or rewrite.attributes or rewrite.op:
+        edits.nodes[node.position] = NodeEdit(inputs, outputs, dict(rewrite.attributes), rewrite.op)
+
+
+def _attribute_names(node: Node) -> list[str]:
+    return [a.name for a in node.proto.attribute]

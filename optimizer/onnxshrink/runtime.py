@@ -1,0 +1,102 @@
+"""ONNX Runtime: found, checked and opened. The only importer of onnxruntime.
+
+`onnxruntime` and `onnxruntime-gpu` are two distributions with one import package: installed together they break
+each other silently, so both cases, none and two, are errors with their cure. A provider that was asked for is
+asserted, because ONNX Runtime falls back to the CPU without a word.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+from typing import Any
+
+from .errors import ModelError, RuntimeMissingError
+
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+
+
+def onnxruntime() -> Any:
+    """The imported `onnxruntime` package.
+
+    Raises:
+        RuntimeMissingError: none is installed, or two distributions of it are.
+    """
+    found = sorted({d.metadata["Name"].lower() for d in importlib.metadata.distributions() if d.metadata["Name"]})
+    found = [name for name in found if name in ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino")]
+    if not found:
+        raise RuntimeMissingError(
+            "ONNX Runtime is not installed",
+            cure="pip install 'onnxshrink[cpu]', or on a machine with CUDA: pip install 'onnxshrink[gpu]'",
+        )
+    if len(found) > 1:
+        raise RuntimeMissingError(
+            f"{' and '.join(found)} are both installed and overwrite each other",
+            cure=f"pip uninstall -y {' '.join(found)}, then pip install one of 'onnxshrink[cpu]', 'onnxshrink[gpu]'",
+        )
+    import onnxruntime as ort
+
+    if not hasattr(ort, "InferenceSession"):
+        raise RuntimeMissingError(
+            f"the installed {found[0]} is broken",
+            cure=f"pip uninstall -y {found[0]}, then pip install --force-reinstall {found[0]}",
+        )
+    return ort
+
+
+def session(
+    path: str | Path,
+    *,
+    provider: str = "cpu",
+    optimize: bool = True,
+    threads: int = 0,
+    provider_options: dict[str, Any] | None = None,
+) -> Any:
+    """An `InferenceSession` on a model file, with the provider asserted.
+
+    Args:
+        path: the model; a path, never bytes, so that external data is found beside it.
+        provider: "cpu", "cuda" or "tensorrt".
+        optimize: graph optimizations on (ORT_ENABLE_ALL) or off (ORT_DISABLE_ALL).
+        threads: intra-op threads; 0 lets ONNX Runtime choose.
+        provider_options: options of the provider (for CUDA `use_tf32`, `prefer_nhwc`, `enable_cuda_graph`, ...).
+
+    Raises:
+        RuntimeMissingError: ONNX Runtime or the provider is not there.
+        ModelError: ONNX Runtime refuses the model; the message is its own, shortened.
+    """
+    ort = onnxruntime()
+    name = PROVIDERS[provider]
+    options = ort.SessionOptions()
+    level = ort.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    if provider != "cpu":
+        if name not in ort.get_available_providers():
+            raise RuntimeMissingError(
+                f"this ONNX Runtime has no {name}", cure="pip install 'onnxshrink[gpu]', or use --provider cpu"
+            )
+    try:
+        opened = ort.InferenceSession(str(path), options, providers=[(name, provider_options or {})])
+    except Exception as error:  # the C++ layer raises many unrelated types
+        if provider != "cpu":
+            raise RuntimeMissingError(
+                f"{name} did not start: {short(error)}", cure="check the driver, CUDA and cuDNN, or use --provider cpu"
+            ) from error
+        raise ModelError(f"ONNX Runtime refuses the model: {short(error)}", file=str(path)) from error
+    if opened.get_providers()[0] != name:
+        raise RuntimeMissingError(
+            f"{name} was asked for, {opened.get_providers()[0]} would run",
+            cure="check the driver, CUDA and cuDNN, or use --provider cpu",
+        )
+    return opened
+
+
+def short(error: BaseException, limit: int = 300) -> str:
+    """The first `limit` characters of an error's message, on one line."""
+    return " ".join(str(error).split())[:limit]

@@ -34,7 +34,7 @@ def collapse_branches(context: Context) -> dict[str, str]:
             if fact is None or name in constant_only or fact.value.size > MAX_ELEMENTS:
                 continue
             new = edge(f"{name}@known", node.index, index)
-            value = np.ascontiguousarray(fact.value)
+            value = np.array(fact.value)
             graph.constants[new] = value
             graph.source[new] = f"{name}@known"
             graph.shapes[new] = tuple(int(d) for d in value.shape)

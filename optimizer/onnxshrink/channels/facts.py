@@ -10,6 +10,7 @@ from ..ops import rule_for
 from ..ops.evaluate import evaluate
 from ..ops.fact import Fact, collapse, constant
 from ..ops.rule import Context
+from .symbols import elements
 
 FOLD = 1 << 16
 """Largest number of elements of operands on which an operator without facts of its own is simply evaluated."""
@@ -30,6 +31,8 @@ def understand(graph: Graph, *, bounds: bool = True) -> Context:
     for _ in range(8):
         infer(graph, known, dims)
         context = propagate(graph, integers_only=True)
+        integers = {n: a for n, a in graph.constants.items() if a.dtype.kind in "iu"}
+        context.elements.update(elements(graph, {**integers, **_computed_integers(context)}))
         learnt = {
             name: array for name, array in _computed_integers(context).items() if name not in known
         }
@@ -55,7 +58,7 @@ def _computed_integers(context: Context) -> dict[str, np.ndarray]:
             if name and dtype is not None and dtype.kind in "iu" and name in context.facts:
                 array = context.array(name)
                 if array is not None and array.size <= 4096:
-                    found[name] = np.ascontiguousarray(array)
+                    found[name] = np.array(array)
     return found
 
 

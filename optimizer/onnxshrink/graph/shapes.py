@@ -66,7 +66,7 @@ def infer(graph: Graph, known: dict[str, np.ndarray], dims: dict[str, Shape]) ->
     """
     bare = skeleton(graph.model)
     _substitute(bare, known)
-    _declare(bare, dims)
+    _declare(bare, dims, graph.dtypes)
     try:
         inferred = shape_inference.infer_shapes(bare, data_prop=True)
     except Exception as error:  # C++ InferenceError, or a decode error of a malformed proto
@@ -96,10 +96,13 @@ def _substitute(bare: onnx.ModelProto, known: dict[str, np.ndarray]) -> None:
                 node.input[index] = f"{name}@known"
 
 
-def _declare(bare: onnx.ModelProto, dims: dict[str, Shape]) -> None:
-    declared = {v.name: v for v in [*bare.graph.value_info]}
+def _declare(bare: onnx.ModelProto, dims: dict[str, Shape], dtypes: dict[str, np.dtype]) -> None:
+    declared = {v.name: v for v in [*bare.graph.value_info, *bare.graph.output]}
     for name, shape in dims.items():
         value = declared.get(name)
+        if value is None and name in dtypes:
+            value = bare.graph.value_info.add(name=name)
+            value.type.tensor_type.elem_type = helper.np_dtype_to_tensor_dtype(dtypes[name])
         if value is None or not value.type.HasField("tensor_type"):
             continue
         target = value.type.tensor_type.shape

@@ -20,6 +20,8 @@ from .model import Model
 from .shapes import skeleton
 from .view import Shape
 
+gs.logger.G_LOGGER.severity = gs.logger.G_LOGGER.CRITICAL  # its warnings are for interactive use
+
 
 @dataclass
 class NodeEdit:
@@ -87,6 +89,9 @@ def _edit(graph: gs.Graph, edits: Edits) -> None:
         return tensors[name]
 
     fresh: dict[str, gs.Constant] = {}
+    replaced = {
+        id(n) for n in nodes if n.op == "Constant" and n.outputs and n.outputs[0].name in edits.constants
+    }
     for position, edit in edits.nodes.items():
         node = nodes[position]
         node.inputs = [tensor(name) for name in edit.inputs]
@@ -106,7 +111,9 @@ def _edit(graph: gs.Graph, edits: Edits) -> None:
     # lists are rebuilt: removing nodes one by one compares them all
     order: list[gs.Node] = []
     for node in nodes:
-        order += [*before.get(originals[id(node)], ()), node]
+        order += before.get(originals[id(node)], [])
+        if id(node) not in replaced:
+            order.append(node)
     graph.nodes = [*order, *before.get(len(nodes), ())]
 
 

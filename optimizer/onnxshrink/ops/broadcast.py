@@ -14,7 +14,7 @@ from ..graph.shapes import same
 from ..graph.view import Node
 from .evaluate import evaluate
 from .fact import CAP, Fact, collapse, unknown
-from .rule import Context, Cut, Demand, Rewrite, Rule, State, register
+from .rule import Context, Cut, Demand, Rewrite, Rule, State, register, rule_for
 from .tie import Same, Tie
 
 Bounds = tuple[np.ndarray, np.ndarray]
@@ -329,7 +329,10 @@ def collapsible(node: Node, context: Context) -> list[int]:
     Such a branch is a constant addend, factor or the like: it can leave the graph where another operand provably
     has the output's full shape.
     """
-    if len(node.outputs) != 1 or len(node.inputs) < 2:
+    rule = rule_for(node)
+    if not isinstance(rule, Broadcast) or rule.count is not None or len(node.inputs) < 2:
+        return []
+    if not context.graph.is_float(node.outputs[0]):
         return []
     shape = context.shape(node.outputs[0])
     if shape is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..graph.shapes import same
-from ..graph.view import Node, Shape
+from ..graph.view import Dim, Node, Shape
 from .fact import CAP, Fact, collapse
 from .rule import Context, Cut, Demand, Rewrite, Rule, State, register, unknown_elements
 from .tie import Grid, Same, Tie
@@ -62,6 +62,20 @@ def _leading(a: Shape, b: Shape) -> tuple[int, int] | None:
             return i, j
 
 
+def _quotient(whole: Shape, part: Shape) -> Dim:
+    """The one dimension that is missing for two shapes to count the same elements."""
+    symbols = [d for d in whole if not isinstance(d, int)]
+    for dim in part:
+        if not isinstance(dim, int):
+            if dim not in symbols:
+                return None
+            symbols.remove(dim)
+    numbers = [np.prod([d for d in dims if isinstance(d, int)], dtype=object) for dims in (whole, part)]
+    if symbols or not numbers[1] or numbers[0] % numbers[1]:
+        return symbols[0] if len(symbols) == 1 and numbers[0] == numbers[1] else None
+    return int(numbers[0] // numbers[1])
+
+
 class Reshape(Rule):
     """All operators that keep the elements in row-major order."""
 
@@ -97,19 +111,23 @@ class Reshape(Rule):
     def refine(self, node: Node, context: Context) -> dict[str, Shape]:
         if node.op != "Reshape" or not node.input(1):
             return {}
-        fact, shape = context.fact(node.inputs[1]), context.shape(node.outputs[0])
-        size = context.size(node.inputs[1], 0)
-        if fact is None or size is None:
+        shape, source = context.shape(node.outputs[0]), context.shape(node.inputs[0])
+        said = context.elements.get(node.inputs[1])
+        if said is None or source is None:
             return {}
-        full = fact.expand((size,))
-        if full is None:
-            return {}
-        old = shape if shape is not None and len(shape) == size else (None,) * size
-        new = tuple(
-            int(v) if k and v > 0 and not isinstance(d, int) else d
-            for v, k, d in zip(full.value, full.known, old, strict=True)
-        )
-        return {node.outputs[0]: new} if new != shape else {}
+        old = shape if shape is not None and len(shape) == len(said) else (None,) * len(said)
+        new: list[Dim] = []
+        for axis, (dim, before) in enumerate(zip(said, old, strict=True)):
+            if isinstance(before, int) or dim == -1 or dim is None:
+                new.append(before)
+            elif dim == 0 and not node.attr("allowzero", 0):
+                new.append(source[axis] if axis < len(source) else before)
+            else:
+                new.append(dim)
+        missing = [axis for axis, dim in enumerate(new) if dim is None]
+        if len(missing) == 1:
+            new[missing[0]] = _quotient(source, tuple(d for d in new if d is not None))
+        return {node.outputs[0]: tuple(new)} if tuple(new) != shape else {}
 
     def ties(self, node: Node, context: Context) -> list[Tie]:
         x, y = node.inputs[0], node.outputs[0]

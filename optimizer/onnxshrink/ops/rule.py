@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..graph.view import Graph, Node, Shape
+from ..graph.view import Dim, Graph, Node, Shape
 from .fact import Fact, slices
 from .tie import Port, Tie
 
@@ -22,10 +22,14 @@ Demand = list[np.ndarray]
 
 
 class Context:
-    """What a rule may look at: the graph, the facts so far. Nothing here changes during planning."""
+    """What a rule may look at: the graph, the facts so far, and which dimension each element of a shape operand is.
+
+    Nothing here changes during planning.
+    """
 
     def __init__(self, graph: Graph, facts: dict[str, Fact]):
         self.graph, self.facts = graph, facts
+        self.elements: dict[str, list[Dim]] = {}
         self._patterns: dict[Any, Any] = {}
 
     @property

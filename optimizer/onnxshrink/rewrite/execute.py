@@ -101,7 +101,7 @@ class _Names:
                     self._new[name] = given
                 continue
             if self._cut.touched(name) or name in self._changed or self._graph.source[name].endswith("@known"):
-                self._new[name] = np.ascontiguousarray(self._cut.weight(name))
+                self._new[name] = self._cut.weight(name)
             else:
                 self._untouched.add(self._graph.source[name])
 

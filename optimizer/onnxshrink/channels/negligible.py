@@ -1,0 +1,160 @@
+"""Negligible weights: what weight decay leaves of a channel that training gave up.
+
+In published models dead channels are rarely exact zeros but 1e-15 to 1e-40. One definition, for every layer: a
+filter (after folding the BatchNormalization behind it), a column of weights that reads one input channel, or the
+scale of a BatchNormalization is negligible when its largest entry is below `ratio` times the layer's largest, or
+denormal. Setting it to zero is the only change to the function that the tool ever makes, so it is a kind of its own:
+proven where the change stays under rounding whatever the input, tested by verification otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..graph.view import Graph, Node
+from ..ops import rule_for
+from ..ops.conv import Convolution
+from ..ops.fact import constant
+from ..ops.matmul import Multiplication
+from ..ops.rule import Context
+
+DEFAULT_RATIO = 1e-8
+
+
+@dataclass(frozen=True)
+class Negligible:
+    """Slices of one constant that count as zero.
+
+    Attributes:
+        node: index of the node that reads it.
+        tensor: the constant edge.
+        axis: axis of the constant.
+        slices: indices along it, ascending.
+        size: largest absolute entry among them.
+    """
+
+    node: int
+    tensor: str
+    axis: int
+    slices: tuple[int, ...]
+    size: float
+
+
+def find(context: Context, ratio: float) -> list[Negligible]:
+    """Negligible slices of all layers; none for `ratio` 0."""
+    if not ratio:
+        return []
+    found: list[Negligible] = []
+    for node in context.graph.nodes:
+        rule = rule_for(node)
+        if isinstance(rule, Convolution):
+            found += _of_convolution(node, rule, context, ratio)
+        elif isinstance(rule, Multiplication):
+            found += _of_product(node, rule, context, ratio)
+        elif node.op == "BatchNormalization":
+            found += _of_scale(node, context, ratio)
+    return found
+
+
+def apply(context: Context, found: list[Negligible]) -> set[str]:
+    """Set negligible slices to zero, in place in the view's constants.
+
+    Returns:
+        The constant edges that changed.
+    """
+    graph = context.graph
+    for item in found:
+        array = np.array(graph.constants[item.tensor])
+        index: list[slice | list[int]] = [slice(None)] * array.ndim
+        index[item.axis] = list(item.slices)
+        array[tuple(index)] = 0
+        graph.constants[item.tensor] = array
+        context.facts[item.tensor] = constant(array)
+    return {item.tensor for item in found}
+
+
+def _below(size: np.ndarray, ratio: float, dtype: np.dtype) -> np.ndarray:
+    """Indices of sizes that are negligible beside the largest, zeros not counted."""
+    largest = float(size.max(initial=0.0))
+    tiny = float(np.finfo(dtype).tiny) if dtype.kind == "f" else 0.0
+    limit = max(ratio * largest, tiny) if largest > tiny else 0.0
+    return np.flatnonzero((size > 0) & (size < limit))
+
+
+def _slices(node: Node, tensor: str, axis: int, where: np.ndarray, size: np.ndarray) -> list[Negligible]:
+    if not where.size:
+        return []
+    return [Negligible(node.index, tensor, axis, tuple(int(i) for i in where), float(size[where].max()))]
+
+
+def _largest(array: np.ndarray, axis: int) -> np.ndarray:
+    """Largest absolute entry of each slice along an axis."""
+    others = tuple(a for a in range(array.ndim) if a != axis)
+    return np.abs(array).max(axis=others, initial=0).astype(np.float64)
+
+
+def _of_convolution(node: Node, rule: Convolution, context: Context, ratio: float) -> list[Negligible]:
+    tensor = node.inputs[1]
+    if tensor not in context.graph.constants or not rule.readable(node, context):
+        return []
+    array, groups = context.graph.constants[tensor], rule.groups(node)
+    if array.dtype.kind != "f":
+        return []
+    factor = _behind(node, context.graph, context)
+    found: list[Negligible] = []
+    if groups == 1 or not rule.transposed:
+        axis = 1 if rule.transposed else 0
+        rows = _largest(array, axis)
+        scaled = rows if factor is None else rows * np.abs(factor)
+        both = np.union1d(_below(scaled, ratio, array.dtype), _below(rows, 0.0, array.dtype))
+        found += _slices(node, tensor, axis, both[rows[both] > 0], rows)
+    if groups == 1:
+        axis = 0 if rule.transposed else 1
+        columns = _largest(array, axis)
+        found += _slices(node, tensor, axis, _below(columns, ratio, array.dtype), columns)
+    return found
+
+
+def _behind(node: Node, graph: Graph, context: Context) -> np.ndarray | None:
+    """Factor of the BatchNormalization that alone reads the node's output, [C]."""
+    readers = graph.consumers.get(node.outputs[0], [])
+    if len(readers) != 1 or readers[0][0].op != "BatchNormalization" or node.outputs[0] in graph.outputs:
+        return None
+    reader = readers[0][0]
+    scale, var = context.array(reader.inputs[1]), context.array(reader.inputs[4])
+    if scale is None or var is None:
+        return None
+    with np.errstate(all="ignore"):
+        return scale.astype(np.float64) / np.sqrt(var.astype(np.float64) + reader.attr("epsilon", 1e-5))
+
+
+def _of_product(node: Node, rule: Multiplication, context: Context, ratio: float) -> list[Negligible]:
+    tensor = node.inputs[1]
+    array, axes = context.graph.constants.get(tensor), rule.axes(node, context)
+    if array is None or axes is None or array.ndim != 2 or array.dtype.kind != "f":
+        return []
+    found: list[Negligible] = []
+    for axis in (0, 1):
+        size = _largest(array, axis)
+        found += _slices(node, tensor, axis, _below(size, ratio, array.dtype), size)
+    return found
+
+
+def _of_scale(node: Node, context: Context, ratio: float) -> list[Negligible]:
+    """Scales of a BatchNormalization that no convolution alone feeds (there the filter carries them)."""
+    tensor = node.inputs[1]
+    producer = context.graph.producer.get(node.inputs[0])
+    if tensor not in context.graph.constants or context.graph.constants[tensor].dtype.kind != "f":
+        return []
+    if producer is not None and isinstance(rule_for(producer), Convolution):
+        if len(context.graph.consumers.get(node.inputs[0], [])) == 1:
+            return []
+    scale, var = context.graph.constants[tensor], context.array(node.inputs[4])
+    if var is None:
+        return []
+    with np.errstate(all="ignore"):
+        size = np.abs(scale.astype(np.float64)) / np.sqrt(var.astype(np.float64) + node.attr("epsilon", 1e-5))
+    size = np.where(np.isfinite(size), size, np.inf)
+    return _slices(node, tensor, 0, _below(size, ratio, scale.dtype), np.abs(scale.astype(np.float64)))

@@ -1,0 +1,59 @@
+"""Symbolic dimensions inside shape arithmetic: which element of an integer tensor is which dimension.
+
+`Shape` of a tensor with a dynamic batch gives ("batch", 64, ...); Gather, Concat and their like only move such
+elements, so they are evaluated with a sentinel integer in each symbol's place. Arithmetic forgets symbols.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..graph.view import Dim, Graph
+from ..ops.evaluate import evaluate
+
+MOVES = {"Gather", "Concat", "Unsqueeze", "Squeeze", "Slice", "Cast", "Identity", "Reshape", "Split", "Flatten"}
+FIRST = -(1 << 40)
+UNKNOWN = -(1 << 50)
+
+
+def elements(graph: Graph, integers: dict[str, np.ndarray]) -> dict[str, list[Dim]]:
+    """Elements of integer vectors and scalars: an int, a dimension's name, or None.
+
+    Args:
+        integers: tensors whose values are all known.
+    """
+    names: list[str] = []
+    codes: dict[str, int] = {}
+    arrays: dict[str, np.ndarray] = {n: a for n, a in integers.items() if a.ndim <= 1 and a.size <= 64}
+
+    def code(dim: Dim) -> int:
+        if isinstance(dim, int):
+            return dim
+        if dim is None:
+            return UNKNOWN
+        if dim not in codes:
+            codes[dim] = FIRST - len(names)
+            names.append(dim)
+        return codes[dim]
+
+    for node in graph.nodes:
+        if node.outputs[0] in arrays or node.domain:
+            continue
+        if node.op == "Shape":
+            shape = graph.shapes.get(node.inputs[0])
+            if shape is not None:
+                start, end = node.attr("start", 0), node.attr("end", len(shape))
+                arrays[node.outputs[0]] = np.array([code(d) for d in shape][start:end], np.int64)
+        elif node.op in MOVES and node.inputs[0] in arrays and all(n in arrays for n in node.inputs if n):
+            if node.op == "Cast" and node.attr("to") != 7:  # only int64 holds a sentinel
+                continue
+            results = evaluate(node.proto, [arrays[n] if n else None for n in node.inputs], graph.model.opset)
+            for name, result in zip(node.outputs, results or [], strict=False):
+                if result.ndim <= 1 and result.size <= 64:
+                    arrays[name] = result
+    back: dict[int, Dim] = {FIRST - k: name for k, name in enumerate(names)}
+
+    def decode(value: int) -> Dim:
+        return value if value > FIRST + 1 else back.get(value)
+
+    return {n: [decode(int(v)) for v in np.atleast_1d(a)] for n, a in arrays.items() if a.dtype == np.int64}

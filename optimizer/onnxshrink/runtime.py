@@ -7,6 +7,7 @@ asserted, because ONNX Runtime falls back to the CPU without a word.
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ PROVIDERS = {
 }
 
 
+@functools.cache  # reading the metadata of all installed distributions takes 60 ms
 def onnxruntime() -> Any:
     """The imported `onnxruntime` package.
 
@@ -49,21 +51,23 @@ def onnxruntime() -> Any:
 
 
 def session(
-    path: str | Path,
+    model: str | Path | bytes,
     *,
     provider: str = "cpu",
     optimize: bool = True,
     threads: int = 0,
     provider_options: dict[str, Any] | None = None,
+    folder: str | Path | None = None,
 ) -> Any:
-    """An `InferenceSession` on a model file, with the provider asserted.
+    """An `InferenceSession` on a model, with the provider asserted.
 
     Args:
-        path: the model; a path, never bytes, so that external data is found beside it.
+        model: the path of the model; or its bytes, then with `folder`.
         provider: "cpu", "cuda" or "tensorrt".
         optimize: graph optimizations on (ORT_ENABLE_ALL) or off (ORT_DISABLE_ALL).
         threads: intra-op threads; 0 lets ONNX Runtime choose.
         provider_options: options of the provider (for CUDA `use_tf32`, `prefer_nhwc`, `enable_cuda_graph`, ...).
+        folder: where external data of a model given as bytes lies; a path finds its own.
 
     Raises:
         RuntimeMissingError: ONNX Runtime or the provider is not there.
@@ -75,20 +79,26 @@ def session(
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what it would print is raised as well
+    if isinstance(model, bytes) and folder is not None:
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(Path(folder).resolve())
+        )
     if provider != "cpu":
         if name not in ort.get_available_providers():
             raise RuntimeMissingError(
                 f"this ONNX Runtime has no {name}", cure="pip install 'onnxshrink[gpu]', or use --provider cpu"
             )
     try:
-        opened = ort.InferenceSession(str(path), options, providers=[(name, provider_options or {})])
+        what = model if isinstance(model, bytes) else str(model)
+        opened = ort.InferenceSession(what, options, providers=[(name, provider_options or {})])
     except Exception as error:  # the C++ layer raises many unrelated types
         if provider != "cpu":
             raise RuntimeMissingError(
                 f"{name} did not start: {short(error)}", cure="check the driver, CUDA and cuDNN, or use --provider cpu"
             ) from error
-        raise ModelError(f"ONNX Runtime refuses the model: {short(error)}", file=str(path)) from error
+        file = None if isinstance(model, bytes) else str(model)
+        raise ModelError(f"ONNX Runtime refuses the model: {short(error)}", file=file) from error
     if opened.get_providers()[0] != name:
         raise RuntimeMissingError(
             f"{name} was asked for, {opened.get_providers()[0]} would run",

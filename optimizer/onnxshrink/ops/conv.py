@@ -17,7 +17,7 @@ from ..graph.view import Node, Shape
 from .broadcast import ROUNDING
 from .fact import Fact, collapse
 from .rule import Carrying, Context, Cut, Demand, Rewrite, Rule, State, free_slices, register
-from .tie import EqualPerGroup, Same, Tie
+from .tie import EqualPerGroup, Port, Same, Tie
 
 
 class Convolution(Rule):
@@ -182,6 +182,14 @@ class Convolution(Rule):
         live = state.live(node.outputs[0])[1].reshape(nonzero.shape[:2])
         return (nonzero & live[:, :, None]).any(axis=1).reshape(-1)
 
+    def absorbing_port(self, node: Node, context: Context) -> Port | None:
+        """The port whose known slices this node can do without."""
+        return (node.inputs[0], 1) if self.readable(node, context) else None
+
+    def read(self, node: Node, context: Context) -> np.ndarray:
+        """Input channels that any filter has a non-zero tap for, [C]."""
+        return self.pattern(node, context)[0].any(axis=1).reshape(-1)
+
     def absorbs(self, node: Node, context: Context) -> tuple[np.ndarray, np.ndarray]:
         """Input channels of known value that this node can do without: (zero or by bias [C], by carrier [C])."""
         x, bias = node.inputs[0], node.input(2)
@@ -251,9 +259,8 @@ class Convolution(Rule):
         kept = np.zeros(context.size(node.inputs[0], 1) or 0, bool)
         kept[into] = True
         uniform, value = free_slices(node.inputs[0], 1, context)
-        nonzero, total = self.pattern(node, context)
-        read = nonzero.any(axis=1).reshape(-1)
-        gone = uniform & (value != 0) & ~kept & read
+        _, total = self.pattern(node, context)
+        gone = uniform & (value != 0) & ~kept & self.read(node, context)
         if not gone.any():
             return
         rows = slice(None) if out is None else out

@@ -13,7 +13,7 @@ import numpy as np
 from ..graph.view import Node, Shape
 from .fact import CAP, Fact, collapse
 from .rule import Carrying, Context, Cut, Demand, Rewrite, Rule, State, free_slices, register
-from .tie import Same, Tie
+from .tie import Port, Same, Tie
 
 
 class Multiplication(Rule):
@@ -115,6 +115,19 @@ class Multiplication(Rule):
         if right is None:
             return np.ones(size, bool)
         return (right[0] & live[-1]).any(axis=1)
+
+    def absorbing_port(self, node: Node, context: Context) -> Port | None:
+        """The port whose known slices this node can do without."""
+        axes = self.axes(node, context)
+        return None if axes is None else (node.inputs[0], axes[1])
+
+    def read(self, node: Node, context: Context) -> np.ndarray:
+        """Features that any output has a non-zero weight for, [K]."""
+        right = self.operand(node, context, 1)
+        axes = self.axes(node, context)
+        assert axes is not None
+        size = context.size(node.inputs[0], axes[1]) or 0
+        return np.ones(size, bool) if right is None else right[0].any(axis=1)
 
     def absorbs(self, node: Node, context: Context) -> tuple[np.ndarray, np.ndarray]:
         """Features of A that this node can do without: (zero or by bias [K], by carrier [K])."""

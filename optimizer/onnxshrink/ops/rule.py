@@ -162,6 +162,10 @@ class Rule:
         """For each input that is read: the slices whose right value is needed; None means all of them."""
         return {i: None for i, name in enumerate(node.inputs) if name}
 
+    def absorbing_port(self, node: Node, context: Context) -> Port | None:
+        """The port whose slices of known value this node can do without."""
+        return None
+
     def carrying(self, node: Node, context: Context, state: State) -> Carrying | None:
         """The carrier that this node still lacks, if it lacks one."""
         return None

@@ -1,0 +1,110 @@
+"""From a graph to a solution: facts, negligible weights, collapsed branches, live and kept, alignment.
+
+What kind of knowledge freed a slice is found by leaving that knowledge out: what stays in the exact analysis was
+negligible, what stays without bounds went by range.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..graph.view import Graph
+from ..ops.rule import Context
+from ..ops.tie import Port
+from . import negligible
+from .collapse import collapse_branches
+from .facts import propagate, understand
+from .negligible import Negligible
+from .solve import Solution, solve
+
+
+@dataclass(frozen=True)
+class Options:
+    """What may be treated as dead, and how channel counts are rounded.
+
+    Attributes:
+        negligible: weights below this share of their layer's largest count as zero; 0: exact zeros only.
+        align: channel counts are rounded up to a multiple of this.
+        exact_nodes: indices of nodes whose negligible weights stay (verification failed with them).
+    """
+
+    negligible: float = negligible.DEFAULT_RATIO
+    align: int = 1
+    exact_nodes: frozenset[int] = frozenset()
+
+
+@dataclass
+class Analysis:
+    """A converged analysis.
+
+    Attributes:
+        options: what was asked for.
+        before: facts of the graph as it was given, negligible weights and branches untouched.
+        solution: live and kept of what is planned.
+        negligible: the weights that count as zero.
+        replaced: operands that became constants, by new tensor id.
+        changed: constants whose values were changed.
+        aligned: slices kept for alignment only.
+        exact, unbounded: solutions without negligible weights, and without bounds; the planned one where that
+            makes no difference.
+    """
+
+    options: Options
+    before: Context
+    solution: Solution
+    negligible: list[Negligible]
+    replaced: dict[str, str]
+    changed: set[str]
+    aligned: dict[Port, np.ndarray]
+    exact: Solution
+    unbounded: Solution
+
+    @property
+    def context(self) -> Context:
+        return self.solution.context
+
+
+def analyse(graph: Graph, options: Options) -> Analysis:
+    """Analyse a graph as `graph.view.build` made it; the graph itself only gains shapes."""
+    before = understand(graph)
+    found = [n for n in negligible.find(before, options.negligible) if n.node not in options.exact_nodes]
+    solution, aligned, replaced, changed = _solved(before, found, options.align)
+    exact = _solved(before, [], options.align)[0] if found else solution
+    plain = propagate(_copy(graph), bounds=False)
+    unbounded = solution if _same_knowledge(before, plain) else _solved(plain, found, options.align)[0]
+    return Analysis(options, before, solution, found, replaced, changed, aligned, exact, unbounded)
+
+
+def _solved(
+    context: Context, found: list[Negligible], align: int
+) -> tuple[Solution, dict[Port, np.ndarray], dict[str, str], set[str]]:
+    bounds = any(fact.low is not None for fact in context.facts.values())
+    graph = _copy(context.graph)
+    own = Context(graph, dict(context.facts))
+    own.elements = context.elements
+    changed = negligible.apply(own, found)
+    if changed:
+        own = propagate(graph, bounds=bounds)
+        own.elements = context.elements
+    replaced = collapse_branches(own)
+    solution, aligned = solve(own, align=align)
+    return solution, aligned, replaced, changed
+
+
+def _copy(graph: Graph) -> Graph:
+    """A view that shares arrays but not its tables."""
+    return replace(
+        graph, nodes=list(graph.nodes), outputs=list(graph.outputs), shapes=dict(graph.shapes),
+        dtypes=dict(graph.dtypes), constants=dict(graph.constants), source=dict(graph.source),
+    )
+
+
+def _same_knowledge(one: Context, other: Context) -> bool:
+    """Whether two analyses know the same values (their bounds aside)."""
+    for name, fact in one.facts.items():
+        count = 0 if name not in other.facts else int(other.facts[name].known.sum())
+        if name not in one.graph.constants and int(fact.known.sum()) != count and fact.known.any():
+            return False
+    return True

@@ -1,0 +1,399 @@
+"""The plan: what goes, what stays and why, as plain data. `inspect` prints it, tests check it, rewriting executes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..graph.view import Node, Shape
+from ..ops.broadcast import Broadcast
+from ..ops.conv import Convolution
+from ..ops.matmul import Multiplication
+from ..ops.rule import Rewrite, free_slices, rule_for
+from ..ops.tie import Port, Same
+from .analysis import Analysis
+from .solve import CHOICE, CONTRACTIONS, READ
+
+KINDS = ("zero", "known", "unread", "range", "negligible")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One contraction: its output channels before and after.
+
+    `removed` counts what went, by kind: zero and known by value, unread because nobody needs them, range because
+    bounds prove their value, negligible because their weights are. `aligned` channels stay for alignment only.
+    """
+
+    node: str
+    op: str
+    tensor: str
+    axis: int
+    before: int
+    after: int
+    removed: dict[str, int]
+    aligned: int
+    parameters: tuple[int, int]
+    macs: tuple[int | None, int | None]
+
+
+@dataclass(frozen=True)
+class Stay:
+    """Channels of a layer that carry nothing themselves but stay, and what holds them."""
+
+    layer: str
+    holder: str
+    axis: int
+    slices: tuple[int, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
+class Absorbed:
+    """Known channels that a consumer does without: their contribution moved into its bias or into a carrier
+    channel, or there was none to move (`into` is "bias", "carrier" or "nothing")."""
+
+    node: str
+    tensor: str
+    axis: int
+    slices: tuple[int, ...]
+    values: tuple[float, ...]
+    into: str
+    carrier: int | None = None
+    carried_value: float | None = None
+
+
+@dataclass(frozen=True)
+class Unread:
+    """Channels that nobody reads."""
+
+    tensor: str
+    axis: int
+    slices: tuple[int, ...]
+
+
+@dataclass
+class Plan:
+    """Everything that a cut does, as data.
+
+    Attributes:
+        kept: for each tensor that is cut, for each axis that is, the indices that stay, in their new order.
+        layers: every contraction with a constant weight, in graph order.
+        stays: candidates that stayed, grouped by what holds them.
+        absorbed: where known values went.
+        negligible: weights that count as zero: (node, constant, axis, indices, largest entry, proven).
+        unread: channels that went because nobody reads them: whatever they held, the outputs are the same.
+        removed_nodes: labels of nodes that disappear.
+        notes: anything else a reader should know.
+    """
+
+    kept: dict[str, dict[int, list[int]]] = field(default_factory=dict)
+    layers: list[Layer] = field(default_factory=list)
+    stays: list[Stay] = field(default_factory=list)
+    absorbed: list[Absorbed] = field(default_factory=list)
+    negligible: list[dict[str, Any]] = field(default_factory=list)
+    unread: list[Unread] = field(default_factory=list)
+    removed_nodes: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def channels(self) -> tuple[int, int]:
+        """Output channels of all layers, before and after."""
+        return sum(layer.before for layer in self.layers), sum(layer.after for layer in self.layers)
+
+    @property
+    def removed(self) -> dict[str, int]:
+        """Channels that go, by kind."""
+        return {kind: sum(layer.removed.get(kind, 0) for layer in self.layers) for kind in KINDS}
+
+    @property
+    def changes(self) -> bool:
+        """Whether the plan does anything."""
+        return bool(self.kept or self.removed_nodes)
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan for machines."""
+        return {
+            "channels": {"before": self.channels[0], "after": self.channels[1], "removed": self.removed},
+            "layers": [asdict(layer) for layer in self.layers],
+            "stays": [asdict(stay) for stay in self.stays],
+            "absorbed": [asdict(item) for item in self.absorbed],
+            "negligible": self.negligible,
+            "removed_nodes": self.removed_nodes,
+            "notes": self.notes,
+        }
+
+
+def make_plan(analysis: Analysis, rewrites: dict[int, Rewrite], cut_shape: Callable[[str], Shape | None]) -> Plan:
+    """The plan of an analysis.
+
+    Args:
+        rewrites: the rewrites of all nodes that stay (they know the sizes of repacked weights).
+        cut_shape: a tensor's shape after the cut.
+    """
+    solution, context = analysis.solution, analysis.context
+    graph = context.graph
+    plan = Plan()
+    for tensor in graph.tensors():
+        axes = {}
+        for axis in range(context.rank(tensor) or 0):
+            mask = solution.kept((tensor, axis))
+            producer = graph.producer.get(tensor)
+            there = tensor in graph.constants or producer is None or solution.active(producer)
+            if not mask.all() and there and (tensor not in graph.constants or _used(tensor, analysis)):
+                axes[axis] = [int(i) for i in np.flatnonzero(mask)]
+        if axes:
+            plan.kept[tensor] = axes
+    kinds = _kinds(analysis)
+    for node in graph.nodes:
+        if not solution.active(node):
+            plan.removed_nodes.append(node.label)
+        if node.op in CONTRACTIONS and node.inputs[1] in graph.constants:
+            layer = _layer(node, analysis, kinds, rewrites, cut_shape)
+            if layer is not None:
+                plan.layers.append(layer)
+        if solution.active(node):
+            plan.absorbed += _absorbed(node, analysis)
+            axis = channel_axis(node, analysis) if node.op in CONTRACTIONS else None
+            if axis is not None and (node.outputs[0], axis) in kinds:
+                port = (node.outputs[0], axis)
+                where = np.flatnonzero(~solution.kept(port) & (kinds[port] == KINDS.index("unread")))
+                if where.size:
+                    plan.unread.append(Unread(*port, tuple(int(i) for i in where)))
+    plan.stays = _stays(analysis)
+    for item in analysis.negligible:
+        plan.negligible.append(
+            {
+                "node": graph.nodes[item.node].label, "constant": graph.source[item.tensor], "axis": item.axis,
+                "slices": list(item.slices), "largest": item.size, "evidence": "tested",
+            }
+        )
+    return plan
+
+
+def _used(tensor: str, analysis: Analysis) -> bool:
+    return any(analysis.solution.active(node) for node, _ in analysis.context.graph.consumers.get(tensor, ()))
+
+
+def channel_axis(node: Node, analysis: Analysis) -> int | None:
+    """The axis of a contraction's output that counts its channels."""
+    rank = analysis.context.rank(node.outputs[0])
+    if not rank:
+        return None
+    return 1 if node.op in ("Conv", "ConvTranspose") else rank - 1
+
+
+def _layer(
+    node: Node, analysis: Analysis, kinds: dict[Port, np.ndarray], rewrites: dict[int, Rewrite],
+    cut_shape: Callable[[str], Shape | None],
+) -> Layer | None:
+    solution, context = analysis.solution, analysis.context
+    axis = channel_axis(node, analysis)
+    if axis is None or context.size(node.outputs[0], axis) is None:
+        return None
+    port = (node.outputs[0], axis)
+    active = solution.active(node)
+    kept = solution.kept(port) if active else np.zeros_like(solution.kept(port))
+    gone = ~kept
+    removed: dict[str, int] = {}
+    kind = kinds.get(port, np.full(gone.size, 2))
+    for code, name in enumerate(KINDS):
+        count = int((gone & (kind == code)).sum())
+        if count:
+            removed[name] = count
+    aligned = analysis.aligned.get(port)
+    rewrite = rewrites.get(node.index, Rewrite())
+
+    def after(tensor: str) -> Shape | None:
+        for index, name in enumerate(node.inputs):
+            given = rewrite.inputs.get(index)
+            if name == tensor and isinstance(given, np.ndarray):
+                return tuple(given.shape)
+        return cut_shape(tensor)
+
+    sizes = [int(context.graph.constants[n].size) for n in node.inputs[1:] if n in context.graph.constants]
+    new = [int(np.prod(after(n) or (0,))) for n in node.inputs[1:] if n in context.graph.constants] if active else []
+    if active and len(node.inputs) < 3 and isinstance(rewrite.inputs.get(2), np.ndarray):
+        new.append(int(rewrite.inputs[2].size))  # type: ignore[union-attr]
+    rule = rule_for(node)
+    return Layer(
+        node.name or node.outputs[0], node.op, node.outputs[0], axis, int(kept.size), int(kept.sum()), removed,
+        int((aligned & kept).sum()) if aligned is not None else 0, (sum(sizes), sum(new)),
+        (rule.macs(node, context.shape), rule.macs(node, after) if active else 0),
+    )
+
+
+def _kinds(analysis: Analysis) -> dict[Port, np.ndarray]:
+    """For each port the kind of each slice, as an index into KINDS, if it goes."""
+    context, graph = analysis.context, analysis.context.graph
+    kinds: dict[Port, np.ndarray] = {}
+
+    def of(port: Port) -> np.ndarray:
+        if port not in kinds:
+            uniform, value = free_slices(*port, context)
+            kinds[port] = np.where(uniform & (value == 0), 0, np.where(uniform, 1, 2))
+        return kinds[port]
+
+    for node in reversed(graph.nodes):
+        for tie in analysis.solution.ties[node.index]:
+            if isinstance(tie, Same) and tie.a[0] in node.inputs and tie.b[0] in node.outputs:
+                into, out = of(tie.a), of(tie.b)
+                if tie.index is None:
+                    np.minimum(into, out, out=into)
+                else:
+                    np.minimum.at(into, tie.index, out)
+            elif isinstance(tie, Same) and tie.b[0] in node.inputs and tie.a[0] in node.outputs and tie.index is not None:
+                np.minimum(of(tie.b), of(tie.a)[tie.index], out=of(tie.b))
+    result = {}
+    for node in graph.nodes:
+        axis = channel_axis(node, analysis) if node.op in CONTRACTIONS else None
+        if axis is None:
+            continue
+        port = (node.outputs[0], axis)
+        kind = of(port).copy()
+        for code, other in ((3, analysis.unbounded), (4, analysis.exact)):
+            if other is not analysis.solution:
+                there = other.kept(port) if other.active(node) else np.zeros_like(kind, bool)
+                kind[there] = code
+        result[port] = kind
+    return result
+
+
+def _absorbed(node: Node, analysis: Analysis) -> list[Absorbed]:
+    rule, context = rule_for(node), analysis.context
+    port = rule.absorbing_port(node, context)
+    if port is None or not isinstance(rule, Convolution | Multiplication):
+        return []
+    kept = analysis.solution.kept(port)
+    uniform, value = free_slices(*port, context)
+    free, carried = rule.absorbs(node, context)
+    items = []
+    for mask, into in ((free, "bias"), (carried, "carrier")):
+        gone = mask & ~kept & uniform
+        moved = gone & (value != 0) & rule.read(node, context)
+        carrier = rule.carrier(node, context, kept) if into == "carrier" else None
+        if carrier is None and into == "carrier":
+            moved = np.zeros_like(moved)
+        for part, name in ((gone & ~moved, "nothing"), (moved, into)):
+            where = np.flatnonzero(part)
+            if where.size:
+                items.append(
+                    Absorbed(
+                        node.label, port[0], port[1], tuple(int(i) for i in where),
+                        tuple(float(v) for v in value[where]), name,
+                        carrier if name == "carrier" else None,
+                        float(value[carrier]) if name == "carrier" and carrier is not None else None,
+                    )
+                )
+    return items
+
+
+def _stays(analysis: Analysis) -> list[Stay]:
+    """Slices that carry nothing but stay, grouped by the node that holds them."""
+    solution, context = analysis.solution, analysis.context
+    stays: list[Stay] = []
+    for node in context.graph.nodes:
+        axis = channel_axis(node, analysis) if node.op in CONTRACTIONS and solution.active(node) else None
+        if axis is None or node.inputs[1] not in context.graph.constants:
+            continue
+        port = (node.outputs[0], axis)
+        kept = solution.kept(port)
+        uniform, _ = free_slices(*port, context)
+        idle = kept & (uniform | ~solution.live(node.outputs[0])[axis])
+        groups: dict[tuple[str, int, str], list[int]] = {}
+        for index in np.flatnonzero(idle):
+            groups.setdefault(_holder(port, int(index), analysis), []).append(int(index))
+        for (holder, where, reason), slices in groups.items():
+            stays.append(Stay(node.label, holder, where, tuple(slices), reason))
+    return stays
+
+
+def _holder(port: Port, index: int, analysis: Analysis) -> tuple[str, int, str]:
+    """Where the knowledge about a slice ends, followed forward: (node, axis, reason)."""
+    solution, context = analysis.solution, analysis.context
+    graph = context.graph
+    aligned = analysis.aligned.get(port)
+    if aligned is not None and aligned[index]:
+        return "alignment", port[1], f"kept so that the channel count is a multiple of {analysis.options.align}"
+    seen = {(port, index)}
+    queue = [(port, index)]
+    fallback: tuple[str, int, str] | None = None
+    while queue:
+        (tensor, axis), place = queue.pop(0)
+        if tensor in graph.outputs:
+            return f"output `{tensor}`", axis, "the graph's output keeps its shape"
+        for node, where in graph.consumers.get(tensor, ()):
+            if where < 0:
+                return node.label, axis, "read inside a body"
+            if not solution.active(node):
+                continue
+            onward = _onward(node, (tensor, axis), place, analysis)
+            if not onward:
+                rule = context.rule(node)
+                if rule.barrier:
+                    fallback = fallback or (node.label, axis, f"axis {axis} is pinned: {rule.reason}")
+                elif node.op not in CONTRACTIONS and not any(
+                    (tensor, axis) in t.ports for t in solution.ties[node.index]
+                ):
+                    fallback = fallback or (node.label, axis, f"axis {axis} is pinned by {node.op}")
+                elif solution.cause.get((tensor, axis)) is not None:
+                    fallback = fallback or (node.label, axis, _choice((tensor, axis), place, analysis))
+                continue
+            for other, there in onward:
+                known = free_slices(*other, context)[0][there]
+                live = solution.live(other[0])[other[1]][there]
+                if live and not known:
+                    return node.label, other[1], _agreement(node, tensor, other, there, analysis)
+                if (other, there) not in seen:
+                    seen.add((other, there))
+                    queue.append((other, there))
+    return fallback or ("-", port[1], _choice(port, index, analysis))
+
+
+def _choice(port: Port, index: int, analysis: Analysis) -> str:
+    cause = analysis.solution.cause.get(port)
+    why = int(cause[index, 0]) if cause is not None else -1
+    if why == CHOICE:
+        return "one channel must stay (carrier of a known value, a group's fill, or an operator needs one)"
+    if why == READ and cause is not None and cause[index, 1] >= 0:
+        return f"read by {analysis.context.graph.nodes[int(cause[index, 1])].label}"
+    return "tied to channels that are needed"
+
+
+def _onward(node: Node, port: Port, index: int, analysis: Analysis) -> list[tuple[Port, int]]:
+    """The output slices of a node that are the given input slice's own."""
+    found = []
+    for tie in analysis.solution.ties[node.index]:
+        if not isinstance(tie, Same):
+            continue
+        if tie.a == port and tie.b[0] in node.outputs:
+            where = [index] if tie.index is None else np.flatnonzero(tie.index == index)
+            found += [(tie.b, int(i)) for i in where]
+        elif tie.b == port and tie.a[0] in node.outputs:
+            found.append((tie.a, index if tie.index is None else int(tie.index[index])))
+    return found
+
+
+def _agreement(node: Node, tensor: str, out: Port, index: int, analysis: Analysis) -> str:
+    """Which other operand keeps the slice from going."""
+    context = analysis.context
+    if not isinstance(rule_for(node), Broadcast):
+        return f"{node.op} makes it depend on the input"
+    rank = context.rank(out[0]) or 0
+    others = []
+    for name in node.inputs:
+        if not name or name == tensor:
+            continue
+        own = context.rank(name) or 0
+        axis = out[1] - (rank - own)
+        if axis < 0:
+            continue
+        known = free_slices(name, axis, context)[0]
+        if not (known[index] if known.size > index else known.all()):
+            others.append(name)
+    if others:
+        return "live in " + ", ".join(f"`{name}`" for name in others)
+    return f"{node.op} gives a value that is not known"

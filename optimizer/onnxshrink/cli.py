@@ -1,0 +1,275 @@
+"""The command line: parse, call the face, print. Exit codes: 0 done and verified, 1 error, 2 usage, 3 not equal,
+4 a `--fail-if` condition."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.markup import escape
+
+from . import __version__
+from .errors import InputError, OnnxshrinkError
+
+PROVIDER = click.Choice(["cpu", "cuda", "tensorrt"])
+
+
+class Shapes(click.ParamType):
+    """`name:1,3,224,224`; the name may contain colons itself."""
+
+    name = "name:dims"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, tuple[int, ...]]:
+        name, _, dims = str(value).rpartition(":")
+        try:
+            shape = tuple(int(d) for d in dims.strip("[]").split(",")) if dims else ()
+        except ValueError:
+            shape = ()
+        if not name or not shape or min(shape) < 1:
+            self.fail(f"{value!r} is not of the form x:1,3,224,224", param, ctx)
+        return name, shape
+
+
+class Align(click.ParamType):
+    """A positive integer, or "auto"."""
+
+    name = "N|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        if value == "auto":
+            return "auto"
+        try:
+            number = int(value)
+        except ValueError:
+            number = 0
+        if not 1 <= number <= 1024:
+            self.fail(f"{value!r} is neither a number from 1 to 1024 nor auto", param, ctx)
+        return number
+
+
+class Numbers(click.ParamType):
+    """Comma-separated positive integers."""
+
+    name = "N,N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            numbers = tuple(int(v) for v in str(value).split(","))
+        except ValueError:
+            numbers = ()
+        if not numbers or min(numbers) < 1:
+            self.fail(f"{value!r} is not a list of positive integers", param, ctx)
+        return numbers
+
+
+def option_shapes(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The option `--input-shape`, shared by all commands that run a model."""
+    return click.option(
+        "--input-shape", "input_shapes", type=Shapes(), multiple=True,
+        help="Size of a dynamic input to run on, x:1,3,224,224; repeatable. The model itself stays dynamic.",
+    )(function)
+
+
+def option_provider(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The option `--provider`."""
+    return click.option("--provider", type=PROVIDER, default="cpu", show_default=True, help="Where models run.")(function)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+@click.option("--traceback", is_flag=True, help="Show where an error was raised.")
+@click.pass_context
+def cli(ctx: click.Context, traceback: bool) -> None:
+    """Cut the channels that carry nothing out of an ONNX model, and prove that the smaller one computes the same."""
+    ctx.obj = traceback
+
+
+@cli.command()
+@click.argument("model", metavar="IN.onnx", type=click.Path(path_type=Path))
+@click.argument("output", metavar="OUT.onnx", type=click.Path(path_type=Path))
+@click.option("--align", type=Align(), help="Round channel counts up to a multiple; auto measures. Default 4 (float16: 8).")
+@click.option("--negligible", type=click.FloatRange(0, 1e-3), default=1e-8, show_default=True, metavar="R",
+              help="Weights below this share of their layer's largest count as zero; 0: exact zeros only.")
+@click.option("--data", type=click.Path(path_type=Path), help="Inputs to verify on: an .npz file or a folder.")
+@option_shapes
+@option_provider
+@click.option("--map", "map_file", type=click.Path(path_type=Path), help="Write the map of kept channels here.")
+@click.option("--json", "json_file", metavar="FILE|-", help="Write the report as JSON.")
+@click.option("--keep-default-inputs", is_flag=True, help="Leave initializers that are listed as inputs overridable.")
+@click.option("--no-verify", is_flag=True, help="Skip the numerical verification (never the structural check).")
+@click.option("--fail-if-unchanged", is_flag=True, help="Exit 4 when nothing can go.")
+@click.option("--fail-if-slower", is_flag=True, help="Measure, and exit 4 when the result is slower.")
+def optimize(model: Path, output: Path, input_shapes: tuple[Any, ...], map_file: Path | None, json_file: str | None,
+             no_verify: bool, **options: Any) -> None:
+    """Write a smaller model that computes the same."""
+    from . import optimize as run
+    from .report.terminal import print_plan, print_sizes, print_verification
+
+    console = _console(json_file)
+    with _progress() as say:
+        result = run(model, output, input_shapes=dict(input_shapes), verify=not no_verify, progress=say, **options)
+    if map_file is not None:
+        _write(map_file, json.dumps(result.map, indent=1))
+    print_plan(console, result.plan)
+    print_sizes(console, result.sizes)
+    if result.verification is not None:
+        print_verification(console, result.verification)
+    if result.planted is not None:
+        console.print(
+            f"claims tested: {result.planted.known} known values, {result.planted.unread} unread channels under noise"
+        )
+    if result.latency is not None:
+        from .report.terminal import print_benchmark
+
+        print_benchmark(console, result.latency)
+    for note in result.notes:
+        console.print(f"note: {escape(note)}")
+    seconds = sum(result.seconds.values())
+    console.print(f"{escape(str(output))} written in {seconds:.1f} s" + ("" if result.changed else ", unchanged"))
+    _json(json_file, {"input": str(model), "output": str(output), **result.to_json()})
+
+
+@cli.command()
+@click.argument("model", metavar="IN.onnx", type=click.Path(path_type=Path))
+@click.argument("other", metavar="[OTHER.onnx]", required=False, type=click.Path(path_type=Path))
+@click.option("--align", type=int, default=1, show_default=True)
+@click.option("--negligible", type=click.FloatRange(0, 1e-3), default=1e-8, show_default=True, metavar="R")
+@click.option("--all", "everything", is_flag=True, help="List unchanged layers too.")
+@option_shapes
+@click.option("--json", "json_file", metavar="FILE|-", help="Write the plan as JSON.")
+def inspect(model: Path, other: Path | None, input_shapes: tuple[Any, ...], json_file: str | None, everything: bool,
+            **options: Any) -> None:
+    """Show what could go and what holds the rest; or how two models differ."""
+    from . import inspect as run
+    from .look import Difference
+    from .report.terminal import print_difference, print_plan, print_sizes
+    from .shrink import DENSE
+
+    console = _console(json_file)
+    found = run(model, other, input_shapes=dict(input_shapes), **options)
+    if isinstance(found, Difference):
+        print_difference(console, found)
+    else:
+        print_plan(console, found.plan, everything=everything)
+        print_sizes(console, found.sizes)
+        if not found.plan.changes:
+            console.print(f"no channel can go without loss; {escape(DENSE)}")
+    _json(json_file, found.to_json())
+
+
+@cli.command()
+@click.argument("a", metavar="A.onnx", type=click.Path(path_type=Path))
+@click.argument("b", metavar="B.onnx", type=click.Path(path_type=Path))
+@option_provider
+@option_shapes
+@click.option("--data", type=click.Path(path_type=Path), help="Inputs to run on: an .npz file or a folder.")
+@click.option("--json", "json_file", metavar="FILE|-", help="Write the verdict as JSON.")
+def verify(a: Path, b: Path, input_shapes: tuple[Any, ...], json_file: str | None, **options: Any) -> None:
+    """Check that two models compute the same; exit 3 if they do not."""
+    from . import verify as run
+    from .report.terminal import print_verification
+
+    console = _console(json_file)
+    with _progress() as say:
+        verdict = run(a, b, input_shapes=dict(input_shapes), progress=say, **options)
+    print_verification(console, verdict)
+    _json(json_file, verdict.to_json())
+    if verdict.state == "failed":
+        raise click.exceptions.Exit(3)
+
+
+@cli.command()
+@click.argument("a", metavar="A.onnx", type=click.Path(path_type=Path))
+@click.argument("b", metavar="[B.onnx]", required=False, type=click.Path(path_type=Path))
+@option_provider
+@option_shapes
+@click.option("--batch", "batches", type=Numbers(), default=(1,), help="Batch sizes, 1,8.  [default: 1]")
+@click.option("--threads", type=click.IntRange(1), help="Intra-op threads; ONNX Runtime chooses by default.")
+@click.option("--seconds", type=click.FloatRange(0.1), default=3.0, show_default=True, help="How long to measure.")
+@click.option("--json", "json_file", metavar="FILE|-", help="Write the figures as JSON.")
+def bench(a: Path, b: Path | None, input_shapes: tuple[Any, ...], json_file: str | None, **options: Any) -> None:
+    """Measure latency: of one model, or of two in turns with their ratio."""
+    from . import bench as run
+    from .report.terminal import print_benchmark
+
+    console = _console(json_file)
+    with _progress() as say:
+        say("measuring")
+        figures = run(a, b, input_shapes=dict(input_shapes) or None, **options)
+    print_benchmark(console, figures)
+    _json(json_file, figures.to_json())
+
+
+def _console(json_file: str | None) -> Console:
+    """Tables go to standard output, unless JSON does."""
+    return Console(stderr=json_file == "-", highlight=False)
+
+
+@contextmanager
+def _progress() -> Any:
+    """A spinner on standard error that says what is being done; silent where nobody watches."""
+    console = Console(stderr=True)
+    with console.status("reading") as status:
+        yield lambda text: status.update(escape(text))
+
+
+def _json(target: str | None, report: dict[str, Any]) -> None:
+    if target == "-":
+        click.echo(json.dumps(report, indent=1))
+    elif target is not None:
+        _write(Path(target), json.dumps(report, indent=1) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text)
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise InputError(f"cannot write: {error.strerror}", file=str(path)) from error
+
+
+def main() -> None:
+    """The command `onnxshrink`: every error is one line and an exit code."""
+    show = "--traceback" in sys.argv
+    try:
+        code = cli.main(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except OnnxshrinkError as error:
+        if show:
+            raise
+        click.echo(f"onnxshrink: {error}", err=True)
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, BrokenPipeError):
+        sys.exit(130)
+    except Exception as error:  # what nobody foresaw is still one line
+        if show:
+            raise
+        text = " ".join(str(error).split())[:300]
+        click.echo(
+            f"onnxshrink: internal error, {type(error).__name__}: {text}; please report it (--traceback shows where)",
+            err=True,
+        )
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""Writing a model and its external data: whole or not at all, the same bytes for the same model.
+
+A model is staged in a folder beside its destination, under its final names, so that it can be opened and verified
+there; `Staged.commit` then moves it into place.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+from onnx import TensorProto
+from onnx.external_data_helper import ExternalDataInfo, set_external_data, uses_external_data
+
+from ..errors import ModelError
+from .model import Model
+
+EXTERNAL_FROM = 1024
+"""Tensors of at least so many bytes go to the external file of a model that keeps its weights outside."""
+
+INSIDE_LIMIT = 2**31 - 2**20
+
+
+class Staged:
+    """A model written beside its destination, not yet in its place; a context manager that cleans up."""
+
+    def __init__(self, model: onnx.ModelProto, source: Model, destination: Path):
+        """Write `model` to a staging folder.
+
+        Args:
+            model: the result; tensors that were not changed may still point into the source's external data.
+            source: where it came from.
+            destination: the final path.
+
+        Raises:
+            ModelError: the destination's folder does not exist or cannot be written.
+        """
+        self.destination = destination
+        self._outside = bool(source.external_files()) or model.ByteSize() > INSIDE_LIMIT
+        try:
+            self._folder = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
+        except OSError as error:
+            raise ModelError(
+                f"cannot write there: {error.strerror}", file=str(destination), cure="give a folder that exists"
+            ) from error
+        self.path = self._folder / destination.name
+        try:
+            proto = onnx.ModelProto()
+            proto.CopyFrom(model)
+            self._write(proto, source)
+        except BaseException:
+            self.discard()
+            raise
+
+    def _write(self, proto: onnx.ModelProto, source: Model) -> None:
+        if self._outside:
+            data = self._folder / f"{self.destination.name}.data"
+            with data.open("wb") as file:
+                for tensor in _tensors(proto.graph):
+                    content = source.array(tensor).tobytes() if uses_external_data(tensor) else tensor.raw_data
+                    if not uses_external_data(tensor) and len(content) < EXTERNAL_FROM:
+                        continue
+                    offset = -(-file.tell() // 64) * 64
+                    file.write(b"\0" * (offset - file.tell()))
+                    file.write(content)
+                    tensor.ClearField("raw_data")
+                    tensor.raw_data = b""
+                    set_external_data(tensor, data.name, offset, len(content))
+                    tensor.ClearField("raw_data")
+        self.path.write_bytes(proto.SerializeToString(deterministic=True))
+
+    def commit(self) -> None:
+        """Move everything into place, the model last, so that a model never lacks its data."""
+        data = self._folder / f"{self.destination.name}.data"
+        if data.exists():
+            os.replace(data, self.destination.parent / data.name)
+        os.replace(self.path, self.destination)
+        self.discard()
+
+    def discard(self) -> None:
+        """Remove what was staged."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def __enter__(self) -> Staged:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.discard()
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
+    """Initializers and tensor attributes, those of bodies included."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            for body in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
+                yield from _tensors(body)
+
+
+def file_bytes(path: Path) -> int:
+    """Size of a model on disk, its external data included."""
+    proto = onnx.load_model(str(path), load_external_data=False)
+    names = {ExternalDataInfo(t).location for t in _tensors(proto.graph) if uses_external_data(t)}
+    return path.stat().st_size + sum((path.parent / n).stat().st_size for n in names if (path.parent / n).is_file())

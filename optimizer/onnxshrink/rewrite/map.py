@@ -1,0 +1,133 @@
+"""The map from the original's slices to the result's, as versioned JSON: what other tools carry along with a cut.
+
+Schema (version 1), all indices into the original:
+
+    version, source {sha256, opset}, options
+    tensors   {tensor: {axis: [kept indices, in their new order]}}           computed tensors that were cut
+    weights   [{node, input, source, result, axes {axis: [kept]}, group?}]   constants that were cut, edge by edge
+    absorbed  [{node, tensor, axis, slices, values, into, carrier}]          "bias", "carrier" or "nothing"
+    negligible[{node, constant, axis, slices, ...}]                          set to zero before everything else
+    removed   [node labels]
+
+`rebuild` makes the result's weights from the original's and the map alone; a test holds that it does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from ..channels.plan import Plan
+from ..channels.solve import Solution
+from ..ops.conv import Convolution
+from ..ops.rule import rule_for
+from .cut import PlannedCut
+from .execute import Execution
+
+VERSION = 1
+
+
+def make_map(solution: Solution, plan: Plan, execution: Execution, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The map of a result, ready for JSON."""
+    graph, cut = solution.context.graph, PlannedCut(solution)
+    weights = []
+    for node in graph.nodes:
+        rewrite = execution.rewrites.get(node.index)
+        for index, tensor in enumerate(node.inputs):
+            if rewrite is None or tensor not in execution.constants:
+                continue
+            source, result = execution.constants[tensor]
+            axes = {}
+            for axis in range(solution.context.rank(tensor) or 0):
+                kept = cut.indices(tensor, axis)
+                if kept is not None:
+                    axes[str(axis)] = [int(i) for i in kept]
+            entry: dict[str, Any] = {
+                "node": node.label, "op": node.op, "input": index, "source": source, "result": result, "axes": axes,
+            }
+            rule = rule_for(node)
+            if isinstance(rule, Convolution) and index == 1 and rule.groups(node) > 1:
+                entry["group"] = {
+                    "before": rule.groups(node), "after": int(rewrite.attributes.get("group", rule.groups(node))),
+                    "inputs": _all(cut.indices(node.inputs[0], 1), solution.context.size(node.inputs[0], 1)),
+                    "outputs": _all(cut.indices(node.outputs[0], 1), solution.context.size(node.outputs[0], 1)),
+                }
+            if tensor.split("@")[0] != source or "@known" in tensor:
+                entry["value"] = graph.constants[tensor].astype(float).tolist()
+            weights.append(entry)
+    return {
+        "version": VERSION,
+        "source": {"sha256": graph.model.digest(), "opset": graph.model.opset},
+        "options": dict(options),
+        "tensors": {
+            tensor: {str(a): kept for a, kept in axes.items()}
+            for tensor, axes in plan.kept.items() if tensor not in graph.constants
+        },
+        "weights": weights,
+        "absorbed": [asdict(item) for item in plan.absorbed],
+        "negligible": plan.negligible,
+        "removed": plan.removed_nodes,
+    }
+
+
+def _all(indices: np.ndarray | None, size: int | None) -> list[int]:
+    return [int(i) for i in (np.arange(size or 0) if indices is None else indices)]
+
+
+def rebuild(mapping: Mapping[str, Any], original: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The result's cut weights, by their name in the result, from the original's and the map alone.
+
+    Args:
+        mapping: a map of version 1.
+        original: the original's constants by name.
+
+    Raises:
+        ValueError: the map has another version.
+    """
+    if mapping["version"] != VERSION:
+        raise ValueError(f"this is a map of version {mapping['version']}, expected {VERSION}")
+    result: dict[str, np.ndarray] = {}
+    for entry in mapping["weights"]:
+        array = np.array(entry["value"]) if "value" in entry else np.array(original[entry["source"]])
+        for item in mapping["negligible"]:
+            if item["node"] == entry["node"] and item["constant"] == entry["source"]:
+                array[(slice(None),) * item["axis"] + (item["slices"],)] = 0
+        if "group" in entry:
+            array = _regroup(array, entry["group"], entry["op"] == "ConvTranspose")
+        else:
+            array = _carry(array, entry, mapping["absorbed"])
+            for axis, kept in entry["axes"].items():
+                array = array.take(kept, int(axis))
+        result[entry["result"]] = array
+    return result
+
+
+def _carry(array: np.ndarray, entry: Mapping[str, Any], absorbed: list[dict[str, Any]]) -> np.ndarray:
+    """Add what a carrier took over to its column of the weight."""
+    for item in absorbed:
+        if item["node"] != entry["node"] or item["into"] != "carrier" or entry["input"] != 1:
+            continue
+        axis = 0 if entry["op"] in ("ConvTranspose", "MatMul") else 1
+        wide = array.astype(np.float64)
+        ratio = np.array(item["values"]) / item["carried_value"]
+        column = (slice(None),) * axis + (item["carrier"],)
+        wide[column] += np.tensordot(wide.take(item["slices"], axis), ratio, axes=([axis], [0]))
+        array = wide.astype(array.dtype)
+    return array
+
+
+def _regroup(array: np.ndarray, group: Mapping[str, Any], transposed: bool) -> np.ndarray:
+    """The weight of a grouped convolution for the inputs and outputs that stay."""
+    count = group["before"]
+    split = array.reshape(count, array.shape[0] // count, *array.shape[1:])
+    blocks = []
+    inputs, outputs = np.array(group["inputs"]), np.array(group["outputs"])
+    per_in, per_out = (split.shape[1], split.shape[2]) if transposed else (split.shape[2], split.shape[1])
+    for g in range(count):
+        i, o = inputs[inputs // per_in == g] % per_in, outputs[outputs // per_out == g] % per_out
+        if i.size and o.size:
+            blocks.append(split[g][np.ix_(i, o)] if transposed else split[g][np.ix_(o, i)])
+    return np.concatenate(blocks)

@@ -1,0 +1,244 @@
+"""Comparing piece by piece: inner tensors are given the original's values, so that nothing flips or builds up.
+
+Both models get extra inputs for tensors that they have in common, filled with what the original computed. Behind a
+discontinuous operator (TopK, NonMaxSuppression, a quantizer) both then go on from the same indices or steps; between
+given tensors rounding has no way to grow. Every given tensor is still computed and compared, so the pieces cover the
+whole graph. The discontinuous node itself must be the same in both models and read equal values.
+
+A tensor may hold garbage where nothing reads it, or be permuted, and the result be right: a tensor that differs is
+taken out and its pieces are joined. Only outputs, and tensors that an index or selection operator reads, can fail.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+
+
+from .judge import Judgement, judge
+from .numbers import LEVELS, Comparison, Trial
+from .pool import Arrays, Side
+from .shapes import domain_of, model_facts
+from .stability import BASES, Level, captured, inner_graphs, needed_nodes, stability
+from .structure import label
+from .variants import GIVEN, given_model, with_given, with_outputs
+
+SEEN, PIECES = "seen", "pieces"
+#: Operators that read every element of what they order or select from: there garbage is no excuse.
+_WHOLE = {"TopK", "ArgMax", "ArgMin", "NonMaxSuppression", "NonZero", "Unique", "Hardmax"}
+_ROUNDS = 4
+_VALUE_BYTES = 256 << 20
+
+
+@dataclass
+class Pieces:
+    """What the comparison piece by piece showed.
+
+    Attributes:
+        judged: the last judgement of each output and inner tensor, per trial.
+        verified: outputs whose every piece was compared on draws that are evidence.
+        broken: node label and judgement of a tensor that an index or selection operator reads and that differs.
+        differing: inner tensors that differ, for whatever reason.
+        joined: discontinuous nodes that the two models do not have in common.
+    """
+
+    judged: list[list[Judgement]] = field(default_factory=list)
+    verified: set[str] = field(default_factory=set)
+    broken: list[tuple[str, Judgement]] = field(default_factory=list)
+    differing: dict[str, float] = field(default_factory=dict)
+    joined: list[str] = field(default_factory=list)
+    compared: int = 0
+
+
+def compare_pieces(comparison: Comparison, trials: Sequence[Trial], dense: bool) -> Pieces:
+    """Compares both models with the values of shared tensors given.
+
+    Args:
+        comparison: the plain comparison, already run.
+        trials: draws to use.
+        dense: give as many inner float tensors as possible, not only what discontinuous operators make.
+
+    Raises:
+        BrokenError: a variant does not open or run.
+    """
+    return _Piecewise(comparison, trials, dense).run()
+
+
+class _Piecewise:
+    def __init__(self, comparison: Comparison, trials: Sequence[Trial], dense: bool):
+        self.c, self.trials, self.pool = comparison, trials, comparison.pool
+        self.a, self.b = comparison.original, comparison.result
+        self.found = Pieces()
+        self.jumps: dict[str, onnx.NodeProto] = {}  # by tensor that such a node makes
+        self.fronts: dict[str, list[onnx.NodeProto]] = {}  # by tensor that such a node reads
+        for node in self.a.marks.jumps:
+            self._add_jump(node)
+        self.inner = self._dense() if dense else []
+
+    def _add_jump(self, node: onnx.NodeProto) -> None:
+        twin = self.b.producers.get(node.output[0])
+        if twin is None or not self.same(node, twin):
+            self.found.joined.append(label(node))
+            return
+        for name in node.output:
+            if name:
+                self.jumps[name] = node
+        for name in node.input:
+            if name and self.a.marks.level(name) >= Level.EXACT and name in self.a.producers:
+                self.fronts.setdefault(name, []).append(node)
+
+    def same(self, node: onnx.NodeProto, twin: onnx.NodeProto) -> bool:
+        """Whether two nodes are one operator with the same operands: variables by name, constants by value."""
+        if (node.op_type, domain_of(node), list(node.output)) != (twin.op_type, domain_of(twin), list(twin.output)):
+            return False
+        if sorted(a.SerializeToString() for a in node.attribute) != sorted(a.SerializeToString() for a in twin.attribute):
+            return False
+        if len(node.input) != len(twin.input):
+            return False
+        for x, y in zip(node.input, twin.input, strict=True):
+            before, after = self.a.constants.get(x), self.b.constants.get(y)
+            if (before is None) != (after is None):
+                return False
+            if before is None or after is None:
+                if x != y:
+                    return False
+            elif not self._equal(before, after):
+                return False
+        inner = {n for g in inner_graphs(node) for n in captured(g) if n in self.a.constants}
+        return all(n in self.b.constants and self._equal(self.a.constants[n], self.b.constants[n]) for n in inner)
+
+    def _equal(self, before: onnx.TensorProto, after: onnx.TensorProto) -> bool:
+        return np.array_equal(self.a.file.array(before), self.b.file.array(after))
+
+    def _dense(self) -> list[str]:
+        """Float tensors that both models compute from their inputs, in graph order, as many as memory allows."""
+        shapes = {n: v for n, v in self.trials[0].case.shapes.items()}
+        facts = model_facts(self.a.model, self.a.folder, shapes)
+        names = [
+            n
+            for n in self.a.producers
+            if n in self.b.producers
+            and n not in self.jumps
+            and self.a.marks.level(n) >= Level.ROUNDED
+            and facts.types.get(n, 0) in BASES
+        ]
+        size = sum(4 * math.prod(d if isinstance(d, int) else 1 for d in facts.shape(n) or ()) for n in names)
+        return names[:: max(1, math.ceil(size / _VALUE_BYTES))]
+
+    def run(self) -> Pieces:
+        shared = [n for n in dict.fromkeys([*self.jumps, *self.fronts, *self.inner]) if n in self.b.producers]
+        for side in ("original", "result"):
+            source = self.pool.sources[side]
+            self.pool.define(side, SEEN, lambda source=source: with_outputs(source, shared))  # type: ignore[misc]
+        values = [self.pool.run("original", SEEN, False, t.case.feeds) for t in self.trials]
+        seen = self.pool.run("result", SEEN, False, self.trials[0].case.feeds)
+        given = self._agreeing(shared, values[0], seen)
+        for last in range(_ROUNDS):
+            wrong = self._round(given, values)
+            if not wrong or last == _ROUNDS - 1:
+                break
+            given = [n for n in given if n not in wrong]
+        self._conclude(given)
+        return self.found
+
+    def _agreeing(self, shared: list[str], mine: Arrays, other: Arrays) -> list[str]:
+        """Tensors that can be given: of one dtype and shape in both models, or of a size that may flip."""
+        given = []
+        for name in shared:
+            if name not in self.jumps and name not in self.inner:
+                continue
+            x, y = mine.get(name), other.get(name)
+            if x is None or y is None or x.dtype != y.dtype or x.ndim != y.ndim:
+                continue
+            if x.shape == y.shape or (name in self.jumps and self._same_reads(self.jumps[name], mine, other)):
+                given.append(name)
+        joined = {label(self.jumps[n]) for n in self.jumps if n not in given}
+        self.found.joined += sorted(joined)
+        return [n for n in given if n not in self.jumps or label(self.jumps[n]) not in joined]
+
+    def _same_reads(self, node: onnx.NodeProto, mine: Arrays, other: Arrays) -> bool:
+        reads = [n for n in node.input if n in mine and n in other]
+        return all(mine[n].shape == other[n].shape or self.a.marks.level(n) == Level.FLIPPING for n in reads)
+
+    def _round(self, given: list[str], values: list[Arrays]) -> set[str]:
+        """Compares all pieces with these tensors given; returns those to take out again."""
+        sample = {n: values[0][n] for n in given}
+        fronts = [n for n, nodes in self.fronts.items() if any(o in given for node in nodes for o in node.output)]
+        shown = list(dict.fromkeys([*given, *fronts]))
+        for side in ("original", "result"):
+            source = self.pool.sources[side]
+            self.pool.define(side, PIECES, lambda source=source: with_given(source, sample, shown))  # type: ignore[misc]
+        model = given_model(self.a, sample, shown)
+        marks = stability(model.graph, model_facts(model, self.a.folder), [n + GIVEN for n in given])
+        self.found.judged, self.found.broken, self.found.compared = [], [], len(shown)
+        wrong: set[str] = set()
+        for trial, value in zip(self.trials, values, strict=True):
+            feeds = {**trial.case.feeds, **{n + GIVEN: value[n] for n in given}}
+            names = [*self.a.outputs, *shown]
+            expected = {"off": value, "on": self._run("original", "on", feeds)}
+            got = {level: self._run("result", level, feeds) for level in LEVELS}
+            judged = []
+            for name in dict.fromkeys(names):
+                if name not in value or (marks.level(name) == Level.FLIPPING and not self._steps(name)):
+                    continue
+                before = {k: v[name] for k, v in expected.items() if name in v}
+                judged.append(self._judge(name, before, {k: v[name] for k, v in got.items() if name in v}))
+            self.found.judged.append(judged)
+            for judgement in judged:
+                if judgement.failed and judgement.name not in self.a.outputs:
+                    self.found.differing[judgement.name] = judgement.error
+                    wrong |= self._consequence(judgement)
+        return wrong & set(given)
+
+    def _run(self, side: Side, level: str, feeds: Arrays) -> Arrays:
+        return self.pool.run(side, PIECES, LEVELS[level], feeds)
+
+    def _steps(self, name: str) -> bool:
+        """Made by an operator that computes on integers and rounds to steps: its values, not only its inputs, count."""
+        return name in self.jumps and self.jumps[name].op_type.startswith("QLinear")
+
+    def _judge(self, name: str, expected: Arrays, got: Arrays) -> Judgement:
+        if self._steps(name):
+            # A tie between two steps may go either way: one step is allowed.
+            one = {k: np.abs(v.astype(np.int32) - expected["off"].astype(np.int32)) // 2 for k, v in got.items()}
+            return judge(name, 0.0, {"off": np.zeros_like(one["off"])}, one)
+        return judge(name, self.c.base(name, expected["off"]), expected, got)
+
+    def _consequence(self, judgement: Judgement) -> set[str]:
+        """What cannot be given where this tensor differs: itself, and what discontinuous nodes make of it."""
+        out = {judgement.name}
+        for node in self.fronts.get(judgement.name, ()):
+            out.update(node.output)
+            if node.op_type in _WHOLE:
+                self.found.broken.append((label(node), judgement))
+        return out
+
+    def _conclude(self, given: list[str]) -> None:
+        sure = {n for n in given if n in self.jumps and not self._steps(n)}
+        judged: dict[str, list[Judgement]] = {}
+        for row in self.found.judged:
+            for judgement in row:
+                judged.setdefault(judgement.name, []).append(judgement)
+        for name, rows in judged.items():
+            if not any(j.failed for j in rows) and (
+                any(j.evidence for j in rows) or self._identical_piece(name, set(given), rows)
+            ):
+                sure.add(name)
+        watched = set(judged) | set(given)
+        for output in self.a.outputs:
+            graph = self.b.model.graph
+            behind = {o for i in needed_nodes(graph, {output}) for o in graph.node[i].output} & watched
+            if output in judged and behind | {output} <= sure:
+                self.found.verified.add(output)
+
+    def _identical_piece(self, name: str, given: set[str], rows: list[Judgement]) -> bool:
+        """One operator, the same in both models, on given values: noise of its own does not matter."""
+        node, twin = self.a.producers.get(name), self.b.producers.get(name)
+        if node is None or twin is None or not self.same(node, twin) or any(j.exceeds for j in rows):
+            return False
+        fed = {s.name for s in self.c.specs}
+        return all(n in given or n in fed or self.a.marks.level(n) == Level.CONSTANT for n in node.input if n)

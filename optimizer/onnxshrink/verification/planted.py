@@ -1,0 +1,198 @@
+"""The plan's claims, tested one by one on the original: noise where it says "unread", values where it says "known".
+
+Equal outputs test the sum of all claims; this tests each claim. Noise is written over every channel that the plan
+calls unread, and the outputs must not move; every channel that it calls known is looked at, and must be what the
+plan says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from ..graph.model import Model
+from ..graph.shapes import skeleton
+from ..runtime import session
+from .inputs import Feeds, draw, signature, sizes
+from .shapes import model_facts
+
+
+class Claim(Protocol):
+    """Slices of a tensor along an axis."""
+
+    @property
+    def tensor(self) -> str: ...
+
+    @property
+    def axis(self) -> int: ...
+
+    @property
+    def slices(self) -> tuple[int, ...]: ...
+
+
+class ValueClaim(Claim, Protocol):
+    """Slices of known value."""
+
+    @property
+    def values(self) -> tuple[float, ...]: ...
+
+
+@dataclass(frozen=True)
+class Planted:
+    """What the test of the claims found.
+
+    Attributes:
+        unread: channels that noise was written over.
+        moved: largest change of an output that this caused, relative to max|y|.
+        known: channels whose value was looked at.
+        off: largest difference from the claimed value, relative to the tensor's largest value.
+        broken: tensors whose claims do not hold.
+    """
+
+    unread: int
+    moved: float
+    known: int
+    off: float
+    broken: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        return not self.broken
+
+
+def example(path: Path, input_shapes: Mapping[str, tuple[int, ...]] | None = None) -> Feeds | None:
+    """One drawn input on which the model runs, at the plainest size; None if there is none."""
+    model = onnx.load_model(str(path), load_external_data=False)
+    specs = signature(model, model_facts(model, path.parent))
+    runner = session(path, optimize=False)
+    for shapes in sizes(specs, input_shapes):
+        feed = draw(specs, shapes, "uniform", 0)
+        try:
+            runner.run(None, dict(feed))
+        except Exception:  # the model does not run at this size; ONNX Runtime raises many types
+            continue
+        return feed
+    return None
+
+
+def plant(
+    path: Path, feed: Mapping[str, np.ndarray], unread: list[Any], known: list[Any], *, bound: float = 1e-5
+) -> Planted:
+    """Test claims about a model on one input.
+
+    Args:
+        path: the original model.
+        feed: inputs by name.
+        unread: claims that slices are read by nobody.
+        known: claims of values, one for all elements of a slice.
+        bound: what counts as equal, relative to the largest value of the tensor.
+    """
+    proto = onnx.load_model(str(path), load_external_data=False)
+    original = session(path, optimize=False)
+    names = [o.name for o in original.get_outputs()]
+    clean = original.run(names, dict(feed))
+    broken: list[str] = []
+    moved = _noise(path, proto, feed, unread, names, clean) if unread else 0.0
+    if moved > bound:
+        broken.append(f"unread channels move an output by {moved:.1e} of its largest value")
+    off, wrong = _values(path, proto, feed, known, bound) if known else (0.0, [])
+    return Planted(
+        sum(len(c.slices) for c in unread), moved, sum(len(c.slices) for c in known), off, (*broken, *wrong)
+    )
+
+
+def _run(path: Path, proto: onnx.ModelProto, feed: Mapping[str, np.ndarray], names: list[str]) -> list[np.ndarray]:
+    """Outputs of a probe made from the model at `path`, whose external data is found beside that."""
+    probe = session(proto.SerializeToString(), optimize=False, folder=path.parent)
+    outputs: list[np.ndarray] = probe.run(names, dict(feed))
+    return outputs
+
+
+def _noise(
+    path: Path, proto: onnx.ModelProto, feed: Mapping[str, np.ndarray], unread: list[Any], names: list[str],
+    clean: list[np.ndarray],
+) -> float:
+    """Largest relative change of an output when unread slices hold noise."""
+    noisy = onnx.ModelProto()
+    noisy.CopyFrom(proto)
+    by_tensor: dict[str, list[Any]] = {}
+    for claim in unread:
+        by_tensor.setdefault(claim.tensor, []).append(claim)
+    rng = np.random.default_rng(0)
+    nodes = list(noisy.graph.node)
+    del noisy.graph.node[:]
+    ranks = _ranks(proto)
+    for node in nodes:
+        noisy.graph.node.append(node)
+        added = noisy.graph.node[-1]
+        for place, name in enumerate(added.output):
+            for claim in by_tensor.get(name, ()):
+                rank, size = ranks.get(name, (None, ()))
+                if rank is None:
+                    continue
+                width = size[claim.axis]
+                mask, noise = np.zeros(width, bool), np.zeros(width, np.float32)
+                mask[list(claim.slices)] = True
+                noise[mask] = rng.uniform(1, 3, mask.sum()) * rng.choice([-1, 1], mask.sum())
+                column = [width if a == claim.axis else 1 for a in range(rank)]
+                raw = f"{name}@raw"
+                added.output[place] = raw
+                for label, array in (("mask", mask), ("noise", noise)):
+                    noisy.graph.node.insert(
+                        len(noisy.graph.node) - 1,
+                        helper.make_node(
+                            "Constant", [], [f"{name}@{label}"],
+                            value=numpy_helper.from_array(array.reshape(column), f"{name}@{label}"),
+                        ),
+                    )
+                noisy.graph.node.append(helper.make_node("Where", [f"{name}@mask", f"{name}@noise", raw], [name]))
+                break
+    moved = 0.0
+    for before, after in zip(clean, _run(path, noisy, feed, names), strict=True):
+        if isinstance(before, np.ndarray) and before.dtype.kind == "f" and before.size:
+            scale = float(np.abs(before).max()) or 1.0
+            moved = max(moved, float(np.nanmax(np.abs(after.astype(np.float64) - before)) / scale))
+    return moved
+
+
+def _ranks(proto: onnx.ModelProto) -> dict[str, tuple[int | None, tuple[int, ...]]]:
+    """Rank and dimensions (0 where dynamic) of every declared or inferred float32 tensor."""
+    inferred = onnx.shape_inference.infer_shapes(skeleton(Model(proto)), data_prop=True)
+    found: dict[str, tuple[int | None, tuple[int, ...]]] = {}
+    for value in [*inferred.graph.value_info, *inferred.graph.output, *inferred.graph.input]:
+        tensor = value.type.tensor_type
+        if tensor.elem_type == onnx.TensorProto.FLOAT and tensor.HasField("shape"):
+            found[value.name] = (len(tensor.shape.dim), tuple(int(d.dim_value) for d in tensor.shape.dim))
+    return found
+
+
+def _values(
+    path: Path, proto: onnx.ModelProto, feed: Mapping[str, np.ndarray], known: list[Any], bound: float
+) -> tuple[float, list[str]]:
+    """Largest relative difference from claimed values, and the tensors where it is too large."""
+    probe = onnx.ModelProto()
+    probe.CopyFrom(proto)
+    produced = {o for n in probe.graph.node for o in n.output}
+    tensors = sorted({c.tensor for c in known} & produced)
+    present = {o.name for o in probe.graph.output}
+    probe.graph.output.extend(helper.make_empty_tensor_value_info(t) for t in tensors if t not in present)
+    off, wrong = 0.0, []
+    arrays = dict(zip(tensors, _run(path, probe, feed, tensors), strict=True))
+    for claim in known:
+        array = arrays.get(claim.tensor)
+        if array is None or not array.size or array.dtype.kind != "f":
+            continue
+        array = np.moveaxis(array.astype(np.float64), claim.axis, 0)
+        there = array[list(claim.slices)].reshape(len(claim.slices), -1)
+        scale = float(np.nanmax(np.abs(array))) or 1.0
+        difference = float(np.abs(there - np.array(claim.values)[:, None]).max(initial=0.0)) / scale
+        off = max(off, difference)
+        if difference > bound:
+            wrong.append(f"channels of `{claim.tensor}` differ from their known value by {difference:.1e}")
+    return off, wrong

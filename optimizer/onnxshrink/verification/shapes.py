@@ -1,0 +1,481 @@
+"""Shapes, element types and small integer facts of a graph, one node at a time and without touching a weight.
+
+The structural check must not lean on the code it checks, so this is a forward pass of its own: ONNX's inference of a
+single node, together with the integer tensors that compute shapes. ONNX's whole-graph inference loses everything
+behind a Shape, Gather, Concat, Reshape chain; here such a vector may be known in part (`["input.0", 64, -1]`).
+A dimension is an int, a symbol (one per dynamic axis of an input) or None. What is not certain stays None.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
+from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
+
+Dim = int | str | None
+Shape = tuple[Dim, ...] | None
+
+#: Integer constants up to this many elements are read (shape operands, Gather indices); weights never are.
+VALUE_LIMIT = 4096
+_FLOAT_VALUE_LIMIT = 64
+_FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+
+
+@dataclass
+class Facts:
+    """What is known of the tensors of one graph, by name.
+
+    `shapes` holds only tensors of known rank; `values` holds object arrays whose elements are numbers, symbols or
+    None; `constants` names the tensors that do not depend on an input; `inner` has, by the first output of an If, Loop
+    or Scan, the facts of its graphs in the order of its attributes.
+    """
+
+    opsets: dict[str, int]
+    shapes: dict[str, tuple[Dim, ...]] = field(default_factory=dict)
+    types: dict[str, int] = field(default_factory=dict)
+    values: dict[str, np.ndarray] = field(default_factory=dict)
+    constants: set[str] = field(default_factory=set)
+    inner: dict[str, list[Facts]] = field(default_factory=dict)
+
+    def shape(self, name: str) -> Shape:
+        return self.shapes.get(name)
+
+    def integers(self, name: str) -> list[Any] | None:
+        """The elements of a known integer vector or scalar, each an int, a symbol or None; None if not known."""
+        value = self.values.get(name)
+        return None if value is None else list(value.reshape(-1))
+
+
+def domain_of(node: onnx.NodeProto) -> str:
+    """The node's operator domain, with ONNX's two spellings of its own made one."""
+    return "" if node.domain == "ai.onnx" else node.domain
+
+
+def opsets_of(model: onnx.ModelProto) -> dict[str, int]:
+    """Operator set version by domain; ONNX's own domain is the empty string."""
+    return {"" if o.domain == "ai.onnx" else o.domain: o.version for o in model.opset_import}
+
+
+def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
+    """The value of a node's attribute, or `default`."""
+    for a in node.attribute:
+        if a.name == name:
+            return onnx.helper.get_attribute_value(a)
+    return default
+
+
+def model_facts(
+    model: onnx.ModelProto,
+    folder: Path | None = None,
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> Facts:
+    """Facts of the main graph of a model.
+
+    Args:
+        model: the model; external data may be unloaded.
+        folder: where external data lies; small integer tensors are read from there.
+        input_shapes: sizes to assume for inputs, for a sharper answer where dimensions are dynamic.
+    """
+    facts = Facts(opsets_of(model))
+    _graph(model.graph, facts, folder, dict(input_shapes or {}))
+    return facts
+
+
+def dims_of(value: onnx.ValueInfoProto) -> Shape:
+    """Declared dimensions: int, the symbol's name, or None where nothing is declared; None without a shape."""
+    if not value.type.HasField("tensor_type") or not value.type.tensor_type.HasField("shape"):
+        return None
+    return _dims(value.type.tensor_type.shape)
+
+
+def _dims(shape: onnx.TensorShapeProto) -> tuple[Dim, ...]:
+    return tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in shape.dim)
+
+
+def _graph(graph: onnx.GraphProto, facts: Facts, folder: Path | None, input_shapes: dict[str, Any]) -> None:
+    for tensor in graph.initializer:
+        _constant(tensor.name, tensor, facts, folder)
+    for sparse in graph.sparse_initializer:
+        facts.shapes[sparse.values.name] = tuple(sparse.dims)
+        facts.types[sparse.values.name] = sparse.values.data_type
+        facts.constants.add(sparse.values.name)
+    for value in graph.input:
+        if value.name in facts.constants:
+            continue
+        if value.type.HasField("tensor_type"):
+            facts.types[value.name] = value.type.tensor_type.elem_type
+        shape = input_shapes.get(value.name) or dims_of(value)
+        if shape is not None:
+            # One symbol per axis: exporters write "?" or "None" for dimensions that are not equal.
+            facts.shapes[value.name] = tuple(d if isinstance(d, int) else f"{value.name}.{i}" for i, d in enumerate(shape))
+    for node in graph.node:
+        _node(node, facts, folder)
+
+
+def _constant(name: str, tensor: TensorProto, facts: Facts, folder: Path | None) -> None:
+    facts.shapes[name], facts.types[name] = tuple(tensor.dims), tensor.data_type
+    facts.constants.add(name)
+    limit = _FLOAT_VALUE_LIMIT if tensor.data_type in _FLOATS else VALUE_LIMIT
+    if math.prod(tensor.dims) > limit or tensor.data_type == TensorProto.STRING:
+        return
+    try:
+        if uses_external_data(tensor):
+            if folder is None:
+                return
+            tensor = TensorProto.FromString(tensor.SerializeToString())
+            load_external_data_for_tensor(tensor, str(folder))
+        array = numpy_helper.to_array(tensor)
+    except Exception:  # a broken tensor is reported by the check itself
+        return
+    facts.values[name] = np.array(array.tolist(), dtype=object).reshape(array.shape)
+
+
+def _node(node: onnx.NodeProto, facts: Facts, folder: Path | None) -> None:
+    inputs = [name for name in node.input if name]
+    domain = domain_of(node)
+    if domain == "" and node.op_type == "Constant":
+        for a in node.attribute:
+            if a.name == "value":
+                _constant(node.output[0], a.t, facts, folder)
+            elif a.name in ("value_int", "value_ints", "value_float", "value_floats"):
+                array = np.asarray(
+                    onnx.helper.get_attribute_value(a), np.int64 if "int" in a.name else np.float32
+                )
+                _constant(node.output[0], numpy_helper.from_array(array), facts, folder)
+        return
+    if domain == "" and node.op_type in ("If", "Loop", "Scan"):
+        _branches(node, facts, folder)
+        return
+    inferred = _infer(node, inputs, facts, domain)
+    own: Shape = None
+    if domain == "" and (rule := SHAPE_RULES.get(node.op_type)):
+        own = rule(node, facts)
+    for i, name in enumerate(node.output):
+        if not name:
+            continue
+        kind, shape = inferred.get(name, (0, None))
+        merged = merge(shape, own if i == 0 else None)
+        if merged is not None:
+            facts.shapes[name] = merged
+        if not kind and inputs:
+            kind = facts.types.get(inputs[0], 0)
+        facts.types[name] = kind
+        if inputs and all(x in facts.constants for x in inputs):
+            facts.constants.add(name)
+    if domain == "" and (compute := VALUE_RULES.get(node.op_type)) and len(node.output) == 1:
+        try:
+            value = compute(node, facts)
+        except (TypeError, ValueError, IndexError, KeyError, ZeroDivisionError, OverflowError):
+            value = None
+        if value is not None and value.size <= VALUE_LIMIT:
+            facts.values[node.output[0]] = value
+            facts.shapes[node.output[0]] = value.shape
+
+
+def _infer(node: onnx.NodeProto, inputs: list[str], facts: Facts, domain: str) -> dict[str, tuple[int, Shape]]:
+    """Element type and shape of each output by ONNX's inference of this one node; nothing where it declines."""
+    version = facts.opsets.get(domain)
+    if version is None or not onnx.defs.has(node.op_type, version, domain):
+        return {}
+    types = {name: _type(facts.types.get(name, 0), facts.shape(name)) for name in inputs}
+    data = {}
+    for name in inputs:
+        value = facts.values.get(name)
+        if value is None or any(not isinstance(v, (int, float)) for v in value.reshape(-1)):
+            continue
+        try:
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(facts.types.get(name, TensorProto.INT64))
+            data[name] = numpy_helper.from_array(value.astype(dtype), name)
+        except (KeyError, TypeError, ValueError, OverflowError):
+            continue
+    imports = [onnx.helper.make_opsetid(d, v) for d, v in facts.opsets.items()]
+    try:
+        schema = onnx.defs.get_schema(node.op_type, version, domain)
+        found = onnx.shape_inference.infer_node_outputs(schema, node, types, data, opset_imports=imports)
+    except Exception:  # inference raises unrelated types for what the checks then report in their own words
+        return {}
+    result: dict[str, tuple[int, Shape]] = {}
+    for name, kind in found.items():
+        if kind.HasField("tensor_type"):
+            tensor = kind.tensor_type
+            result[name] = (tensor.elem_type, _dims(tensor.shape) if tensor.HasField("shape") else None)
+    return result
+
+
+def _type(kind: int, shape: Shape) -> onnx.TypeProto:
+    result = onnx.TypeProto()
+    result.tensor_type.elem_type = kind or TensorProto.FLOAT
+    if shape is not None:
+        result.tensor_type.shape.SetInParent()
+        for d in shape:
+            dim = result.tensor_type.shape.dim.add()
+            if isinstance(d, int):
+                dim.dim_value = d
+            elif d is not None:
+                dim.dim_param = d
+    return result
+
+
+def _branches(node: onnx.NodeProto, facts: Facts, folder: Path | None) -> None:
+    """Facts inside the graphs of If, Loop and Scan; of what comes from outside only constants and types are used.
+
+    A branch that never runs may be impossible for the shapes at hand (torch exports `squeeze` as such an If), so
+    shapes of outer tensors stay out of it.
+    """
+    results = []
+    for a in node.attribute:
+        if a.type != onnx.AttributeProto.GRAPH:
+            continue
+        inner = Facts(
+            facts.opsets,
+            {k: facts.shapes[k] for k in facts.constants if k in facts.shapes},
+            dict(facts.types),
+            {k: v for k, v in facts.values.items() if k in facts.constants},
+            set(facts.constants),
+        )
+        own_inputs = {v.name for v in a.g.input}
+        inner.constants -= own_inputs
+        _graph(a.g, inner, folder, {})
+        results.append((a.g, inner))
+    facts.inner[node.output[0]] = [f for _, f in results]
+    for i, name in enumerate(node.output):
+        outs = [(g.output[i].name, f) for g, f in results if i < len(g.output)]
+        kinds = {f.types.get(o, 0) for o, f in outs}
+        if len(kinds) == 1:
+            facts.types[name] = kinds.pop()
+        if node.op_type == "If":
+            shapes = [f.shape(o) for o, f in outs]
+            first = shapes[0] if shapes else None
+            if first is not None and all(s is not None and len(s) == len(first) for s in shapes):
+                columns = zip(*[s for s in shapes if s is not None], strict=True)
+                facts.shapes[name] = tuple(c[0] if isinstance(c[0], int) and len(set(c)) == 1 else None for c in columns)
+
+
+def merge(a: Shape, b: Shape) -> Shape:
+    """The more certain of two answers, dimension by dimension; `a` where they contradict."""
+    if a is None or b is None or len(a) != len(b):
+        return b if a is None else a
+    return tuple(x if isinstance(x, int) or y is None else y for x, y in zip(a, b, strict=True))
+
+
+# Shapes that ONNX's node inference does not give: from partly known vectors, or behind an operator it does not know.
+
+
+def _same(node: onnx.NodeProto, facts: Facts) -> Shape:
+    return facts.shape(node.input[0])
+
+
+def _reshape(node: onnx.NodeProto, facts: Facts) -> Shape:
+    given = facts.shape(node.input[0])
+    target = facts.integers(node.input[1]) if len(node.input) > 1 else attribute(node, "shape")
+    if target is None:
+        return None
+    out: list[Dim] = list(target)
+    if not attribute(node, "allowzero", 0):
+        for i, d in enumerate(out):
+            if d == 0:
+                out[i] = given[i] if given is not None and i < len(given) else None
+    if -1 in out:
+        hole = out.index(-1)
+        rest = out[:hole] + out[hole + 1 :]
+        out[hole] = _quotient(given, rest) if given is not None else None
+    return tuple(out)
+
+
+def _quotient(dims: Iterable[Dim], divisors: Iterable[Dim]) -> Dim:
+    """The product of `dims` over that of `divisors`, symbols cancelled; None if not certain or not whole."""
+    top, bottom = list(dims), list(divisors)
+    for symbol in [d for d in bottom if isinstance(d, str)]:
+        if symbol in top:
+            top.remove(symbol)
+            bottom.remove(symbol)
+    above, below = math.prod(d for d in top if isinstance(d, int)), math.prod(d for d in bottom if isinstance(d, int))
+    left = [d for d in top + bottom if not isinstance(d, int)]
+    if left:
+        return left[0] if left == [d for d in top if isinstance(d, str)][:1] and above == below else None
+    return above // below if below and above % below == 0 else None
+
+
+def _vector(position: int) -> Callable[[onnx.NodeProto, Facts], Shape]:
+    """The shape that an operand spells out; negative or unknown elements stay unknown."""
+
+    def rule(node: onnx.NodeProto, facts: Facts) -> Shape:
+        if len(node.input) <= position or (value := facts.integers(node.input[position])) is None:
+            return None
+        return tuple(v if isinstance(v, str) or (isinstance(v, int) and v >= 0) else None for v in value)
+
+    return rule
+
+
+def _expand(node: onnx.NodeProto, facts: Facts) -> Shape:
+    given, target = facts.shape(node.input[0]), _vector(1)(node, facts)
+    if given is None or target is None:
+        return None
+    size = max(len(given), len(target))
+    rows = zip((1,) * (size - len(given)) + given, (1,) * (size - len(target)) + target, strict=True)
+    return tuple(b if a == 1 else a if b == 1 or isinstance(a, int) else b if isinstance(b, int) else None for a, b in rows)
+
+
+def _resize(node: onnx.NodeProto, facts: Facts) -> Shape:
+    given = facts.shape(node.input[0])
+    if attribute(node, "axes") or attribute(node, "keep_aspect_ratio_policy", b"stretch") != b"stretch":
+        return None
+    if len(node.input) > 3 and node.input[3]:
+        return _vector(3)(node, facts)
+    last = node.input[2] if len(node.input) > 2 else node.input[1] if len(node.input) > 1 else ""
+    scales = facts.integers(last) if last else attribute(node, "scales")
+    if given is None or scales is None or len(scales) != len(given):
+        return None
+    return tuple(d if s == 1 else None for d, s in zip(given, scales, strict=True))
+
+
+def _conv(node: onnx.NodeProto, facts: Facts) -> Shape:
+    x, w = facts.shape(node.input[0]), facts.shape(node.input[1])
+    if w is None:
+        return None
+    group = attribute(node, "group", 1)
+    inner = w[1]
+    channels = w[0] if node.op_type == "Conv" else inner * group if isinstance(inner, int) else None
+    return (x[0] if x else None, channels) + (None,) * (len(w) - 2)
+
+
+def _crop(node: onnx.NodeProto, facts: Facts) -> Shape:
+    given = facts.shape(node.input[0])
+    return given[:2] + (None,) * (len(given) - 2) if given is not None else None
+
+
+SHAPE_RULES: dict[str, Callable[[onnx.NodeProto, Facts], Shape]] = {
+    "Reshape": _reshape,
+    "Expand": _expand,
+    "ConstantOfShape": _vector(0),
+    "Resize": _resize,
+    "Upsample": _resize,
+    "Conv": _conv,
+    "ConvTranspose": _conv,
+    "Crop": _crop,
+    **dict.fromkeys(
+        ("Relu", "Sigmoid", "Tanh", "LeakyRelu", "Clip", "Elu", "Identity", "Dropout", "InstanceNormalization")
+        + ("BatchNormalization", "PRelu", "Exp", "Neg", "Abs", "Sqrt", "Softmax", "ImageScaler", "LRN", "Softplus"),
+        _same,
+    ),
+}
+
+
+# Values of the tensors that compute shapes. Elements are numbers, symbols or None, so NumPy's object arrays carry them.
+
+
+def _get(node: onnx.NodeProto, facts: Facts, i: int) -> np.ndarray:
+    return facts.values[node.input[i]]
+
+
+def _axes(node: onnx.NodeProto, facts: Facts) -> list[int] | None:
+    if len(node.input) > 1 and node.input[1]:
+        return [int(v) for v in _get(node, facts, 1).reshape(-1)]
+    return attribute(node, "axes")
+
+
+def _pairwise(op: Callable[[Any, Any], Any], neutral: int | None) -> Callable[[onnx.NodeProto, Facts], np.ndarray]:
+    def one(a: Any, b: Any) -> Any:
+        if isinstance(a, int) and isinstance(b, int):
+            return op(a, b)
+        if isinstance(a, (int, float)) and isinstance(b, (int, float)):
+            # In single precision as the runtime does: 10 * float32(0.7) floors to 7 there and to 6 in double.
+            return float(op(np.float32(a), np.float32(b)))
+        return a if neutral is not None and b == neutral else None
+
+    def rule(node: onnx.NodeProto, facts: Facts) -> np.ndarray:
+        a, b = np.broadcast_arrays(_get(node, facts, 0), _get(node, facts, 1))
+        return _array([one(x, y) for x, y in zip(a.reshape(-1), b.reshape(-1), strict=True)], a.shape)
+
+    return rule
+
+
+def _array(elements: Iterable[Any], shape: tuple[int, ...]) -> np.ndarray:
+    flat = list(elements)
+    result = np.empty(len(flat), dtype=object)
+    for i, v in enumerate(flat):
+        result[i] = v
+    return result.reshape(shape)
+
+
+def _shape_value(node: onnx.NodeProto, facts: Facts) -> np.ndarray | None:
+    shape = facts.shape(node.input[0])
+    if shape is None:
+        return None
+    part = shape[slice(attribute(node, "start", 0), attribute(node, "end"))]
+    return _array(part, (len(part),))
+
+
+def _slice_value(node: onnx.NodeProto, facts: Facts) -> np.ndarray | None:
+    x = _get(node, facts, 0)
+    if len(node.input) > 1:
+        rows = [[int(v) for v in _get(node, facts, i).reshape(-1)] for i in range(1, len(node.input)) if node.input[i]]
+    else:
+        rows = [list(attribute(node, "starts")), list(attribute(node, "ends")), list(attribute(node, "axes") or [0])]
+    if x.ndim != 1 or any(len(r) != 1 for r in rows):
+        return None
+    step = rows[3][0] if len(rows) > 3 else 1
+    return None if step < 0 else x[rows[0][0] : rows[1][0] : step]
+
+
+def _cast_value(node: onnx.NodeProto, facts: Facts) -> np.ndarray:
+    x = _get(node, facts, 0)
+    kind = float if attribute(node, "to") in _FLOATS else int
+    return _array((kind(v) if isinstance(v, (int, float)) else v for v in x.reshape(-1)), x.shape)
+
+
+def _unsqueeze_value(node: onnx.NodeProto, facts: Facts) -> np.ndarray:
+    return np.expand_dims(_get(node, facts, 0), tuple(_axes(node, facts) or ()))
+
+
+def _squeeze_value(node: onnx.NodeProto, facts: Facts) -> np.ndarray:
+    axes = _axes(node, facts)
+    return np.squeeze(_get(node, facts, 0), tuple(axes) if axes else None)
+
+
+def _gather_value(node: onnx.NodeProto, facts: Facts) -> np.ndarray:
+    picked = np.take(_get(node, facts, 0), _get(node, facts, 1).astype(np.int64), axis=attribute(node, "axis", 0))
+    return picked if isinstance(picked, np.ndarray) else _array([picked], ())
+
+
+def _fill_value(node: onnx.NodeProto, facts: Facts) -> np.ndarray:
+    value = attribute(node, "value")
+    shape = tuple(int(v) for v in _get(node, facts, 0))
+    if math.prod(shape) > VALUE_LIMIT:
+        raise ValueError
+    return _array([numpy_helper.to_array(value).item() if value is not None else 0.0] * math.prod(shape), shape)
+
+
+def _divide(a: Any, b: Any) -> Any:
+    # ONNX Div truncates integers towards zero.
+    return math.trunc(a / b) if isinstance(a, int) and isinstance(b, int) else a / b
+
+
+VALUE_RULES: dict[str, Callable[[onnx.NodeProto, Facts], np.ndarray | None]] = {
+    "Shape": _shape_value,
+    "Gather": _gather_value,
+    "Slice": _slice_value,
+    "Cast": _cast_value,
+    "Unsqueeze": _unsqueeze_value,
+    "Squeeze": _squeeze_value,
+    "ConstantOfShape": _fill_value,
+    "Identity": lambda n, f: _get(n, f, 0),
+    "Concat": lambda n, f: np.concatenate([_get(n, f, i) for i in range(len(n.input))], attribute(n, "axis", 0)),
+    "Reshape": lambda n, f: _get(n, f, 0).reshape([int(v) for v in _get(n, f, 1)]),
+    "Floor": lambda n, f: _array((float(math.floor(v)) for v in _get(n, f, 0).reshape(-1)), _get(n, f, 0).shape),
+    "Ceil": lambda n, f: _array((float(math.ceil(v)) for v in _get(n, f, 0).reshape(-1)), _get(n, f, 0).shape),
+    "Range": lambda n, f: np.arange(*(int(_get(n, f, i).item()) for i in range(3))).astype(object),
+    "ReduceProd": lambda n, f: _array([math.prod(_get(n, f, 0).reshape(-1))], (1,) * attribute(n, "keepdims", 1)),
+    "Add": _pairwise(lambda a, b: a + b, 0),
+    "Sub": _pairwise(lambda a, b: a - b, 0),
+    "Mul": _pairwise(lambda a, b: a * b, 1),
+    "Div": _pairwise(_divide, 1),
+    "Equal": _pairwise(lambda a, b: a == b, None),
+}

@@ -1,0 +1,70 @@
+"""Fold and export: the same function as the gated network, with zeros where channels are pruned."""
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import numpy as np  # noqa: E402
+
+from onnxshrink import gates  # noqa: E402
+from onnxshrink.errors import InputError  # noqa: E402
+
+
+def test_folded_network_computes_the_same_and_has_no_gates(half_pruned):
+    x = torch.rand(4, 3, 16, 16)
+    before = {k: v.clone() for k, v in half_pruned.state_dict().items()}
+    plain = gates.folded(half_pruned)
+    y = half_pruned(x)
+    assert (plain(x) - y).abs().max() <= 1e-5 * y.abs().max()
+    assert not gates.gates_of(plain)
+    assert all(torch.equal(v, before[k]) for k, v in half_pruned.state_dict().items())
+
+
+def test_pruned_channels_are_exact_zeros_in_gamma_and_beta(half_pruned):
+    plain = gates.folded(half_pruned)
+    for name, gated in half_pruned.named_modules():
+        if isinstance(gated, gates.GatedConv):
+            bn, w = plain.get_submodule(name).bn, gated.gate.weights()
+            pruned = gated.gate.mask == 0
+            assert pruned.any()
+            assert not pruned.all()
+            assert torch.equal(bn.weight == 0, pruned)
+            assert torch.equal(bn.bias == 0, pruned)
+            torch.testing.assert_close(bn.weight, gated.bn.weight * w)
+            torch.testing.assert_close(bn.bias, gated.bn.bias * w)
+
+
+def test_exported_file_is_single_dynamic_equal_and_shows_the_zeros(half_pruned, tmp_path, models_on_path):
+    onnx = pytest.importorskip("onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    path = tmp_path / "out" / "network.onnx"
+    gates.export(half_pruned, path, torch.zeros(2, 3, 16, 16))
+    assert [p.name for p in path.parent.iterdir()] == ["network.onnx"]
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    for batch in (1, 5):
+        x = torch.rand(batch, 3, 16, 16)
+        with torch.no_grad():
+            expected = half_pruned(x).numpy()
+        (y,) = session.run(["output"], {"input": x.numpy()})
+        assert np.abs(y - expected).max() <= 1e-5 * np.abs(expected).max()
+
+    model = onnx.load(path)
+    assert [o.version for o in model.opset_import if o.domain == ""] == [18]
+    assert models_on_path not in str(model)
+    weights = {w.name: onnx.numpy_helper.to_array(w) for w in model.graph.initializer}
+    convs = [node for node in model.graph.node if node.op_type == "Conv"]
+    layers = {f"{name}.conv.weight": m for name, m in half_pruned.named_modules() if isinstance(m, gates.GatedConv)}
+    assert sorted(conv.input[1] for conv in convs) == sorted(layers)
+    for conv in convs:
+        pruned = layers[conv.input[1]].gate.mask.numpy() == 0
+        filters, bias = weights[conv.input[1]], weights[conv.input[2]]
+        np.testing.assert_array_equal(~filters.any(axis=(1, 2, 3)), pruned)
+        np.testing.assert_array_equal(bias == 0, pruned)
+
+
+def test_a_batch_of_one_is_refused(network, tmp_path):
+    with pytest.raises(InputError, match="batch of 2"):
+        gates.export(network, tmp_path / "network.onnx", torch.zeros(1, 3, 16, 16))
+    assert not list(tmp_path.iterdir())

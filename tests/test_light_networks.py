@@ -1,0 +1,76 @@
+"""The light networks: real topologies with planted channels, against the original and an independent count.
+
+`test_count_is_sound` needs nothing of the package: it says that what the count calls removable carries nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+
+import onnxshrink
+from tests.zoo import light, oracle
+from tests.zoo.net import conv_outputs
+
+# The others have many multiply-adds (VGG-19: 20 G) or large weights and take longer.
+DEFAULT = ("squeezenet", "shufflenet", "inception_v1", "densenet121", "resnet50")
+each_network = pytest.mark.parametrize(
+    "name", [name if name in DEFAULT else pytest.param(name, marks=pytest.mark.slow) for name in light.NAMES]
+)
+
+
+@functools.lru_cache(maxsize=1)
+def planted(name: str) -> light.Light:
+    return light.build(name)
+
+
+@functools.lru_cache(maxsize=1)
+def shrunk(name: str) -> object:
+    return onnxshrink.optimize(planted(name).model, negligible=0, verify=False)
+
+
+@each_network
+def test_count_is_sound(name: str) -> None:
+    """Known channels have the value that is said, and noise in the removable unknown ones changes nothing."""
+    network, rng = planted(name), np.random.default_rng(3)
+    graph, kept = network.channels, network.channels.kept()
+    arrays = oracle.feeds(network.model, 0)
+    tensors = [reader.tensor for reader in graph.readers if reader.tensor in graph.elements]
+    noise = {}
+    for producer in graph.producers:
+        tensor = producer.node.output[0]
+        unknown = ~kept[producer.elements] & np.isnan(graph.values[tensor])
+        noise[tensor] = (10 * rng.standard_normal(len(unknown)) * unknown).astype(np.float32).reshape(-1, 1, 1)
+    answers = oracle.run(oracle.expose(network.model, tensors), arrays)
+    outputs = [output.name for output in network.model.graph.output]
+    expected = {output: answers[output] for output in outputs}
+    assert all(np.isfinite(array).all() and array.std() > 0 for array in expected.values())
+    for tensor in dict.fromkeys(tensors):
+        if tensor in outputs:
+            continue
+        values = graph.values[tensor].ravel()
+        known, planes = ~np.isnan(values), np.moveaxis(answers[tensor], 1, 0).reshape(len(values), -1)
+        error = np.abs(planes[known] - values[known, None]).max(initial=0)
+        assert error <= 1e-4 * np.abs(planes).max(), f"{tensor} is not what is known of it: {error}"
+    oracle.assert_equal(expected, oracle.run(oracle.with_noise(network.model, noise), arrays), 1e-6)
+    removable = graph.removable()
+    assert 0.15 < removable / conv_outputs(network.model) < 0.6, "the planting lost its aim"
+
+
+@each_network
+def test_equal(name: str) -> None:
+    before, after = planted(name).model, shrunk(name).model
+    assert oracle.interface(after) == oracle.interface(before)
+    for seed, optimize in ((0, False), (1, True)):
+        arrays = oracle.feeds(before, seed)
+        oracle.assert_equal(oracle.run(before, arrays), oracle.run(after, arrays, optimize=optimize))
+
+
+@each_network
+def test_removes_at_least_the_count(name: str) -> None:
+    network = planted(name)
+    before, after = conv_outputs(network.model), conv_outputs(shrunk(name).model)
+    expected = network.channels.removable()
+    assert before - after >= expected, f"{before - after} of {before} Conv channels are gone, {expected} can go"

@@ -1,0 +1,31 @@
+"""All traps, in the order of their families. See trap.py for what a trap is."""
+
+from __future__ import annotations
+
+from . import (
+    trap_activations,
+    trap_constants,
+    trap_convolutions,
+    trap_dense,
+    trap_interfaces,
+    trap_merges,
+    trap_permutations,
+    trap_shapes,
+)
+from .trap import Trap
+
+FAMILIES = (
+    trap_activations,
+    trap_constants,
+    trap_merges,
+    trap_permutations,
+    trap_convolutions,
+    trap_shapes,
+    trap_dense,
+    trap_interfaces,
+)
+
+TRAPS: tuple[Trap, ...] = tuple(trap for family in FAMILIES for trap in family.TRAPS)
+
+if len({trap.name for trap in TRAPS}) != len(TRAPS):
+    raise ValueError("two traps have the same name")

@@ -38,13 +38,14 @@ class Settings:
     dense_rate: float = 0.25
     search_rate: float = 0.05
     finetune_rate: float = 0.1
-    gate_rate: float = 0.01
+    gate_rate: float = 0.02
     weight_decay: float = 5e-4
     label_smoothing: float = 0.1
     target: float = 0.5
-    size_weight: float = 0.5
-    ejector_weight: float = 0.1
-    sigma: float = 1.0
+    size_weight: float = 1.0
+    ejector_weight: float = 5.0
+    ejector_full: float = 0.8
+    sigma: float = 0.5
     bf16: bool = True
     seed: int = 0
 
@@ -116,6 +117,8 @@ class Training:
         self.network.load_state_dict(state["network"])
         self.weight_optimizer.load_state_dict(state["weight_optimizer"])
         self.gate_optimizer.load_state_dict(state["gate_optimizer"])
+        for group in self.gate_optimizer.param_groups:
+            group["lr"] = self.settings.gate_rate
 
     def run_epoch(self, epoch: Epoch, images: Images, tick: Callable[[int], None]) -> dict[str, float]:
         """Train for one epoch and prune if the plan says so; returns what is worth logging."""
@@ -142,7 +145,7 @@ class Training:
             seen += len(labels)
             if searching:
                 in_step = epoch.step_begin + share * (epoch.step_end - epoch.step_begin)
-                ramp = gates.cubic_ramp(in_step, maximum=s.ejector_weight)
+                ramp = gates.cubic_ramp(in_step, 0.0, s.ejector_full, s.ejector_weight)
                 loss = loss + s.size_weight * gates.size_loss(self.contractions, s.target)
                 loss = loss + ramp * gates.ejector_loss(gate_list, s.sigma)
             self.weight_optimizer.zero_grad(set_to_none=True)
@@ -244,9 +247,11 @@ def write(training: Training, path: Path, test: Images, console: Console) -> Non
 @click.option("--thresholds", default="0.02,0.05,0.1", show_default=True, help="one search step each")
 @click.option("--finetune", "finetune_epochs", default=15, show_default=True, help="epochs after the last pruning")
 @click.option("--target", default=0.5, show_default=True, help="share of the multiply-adds to keep")
-@click.option("--size-weight", default=0.5, show_default=True)
-@click.option("--ejector-weight", default=0.1, show_default=True)
-@click.option("--gate-rate", default=0.01, show_default=True, help="learning rate of the gates (Adam)")
+@click.option("--size-weight", default=1.0, show_default=True)
+@click.option("--ejector-weight", default=5.0, show_default=True, help="reached at --ejector-full of each search step")
+@click.option("--ejector-full", default=0.8, show_default=True)
+@click.option("--sigma", default=0.5, show_default=True, help="width of the ejector")
+@click.option("--gate-rate", default=0.02, show_default=True, help="learning rate of the gates (Adam)")
 @click.option("--bf16/--no-bf16", default=True, show_default=True)
 @click.option("--threads", default=2, show_default=True)
 @click.option("--seed", default=0, show_default=True)

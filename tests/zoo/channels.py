@@ -1,12 +1,12 @@
 """How many channels can go: a small reference count for plain CNNs, sharing no code with the package.
 
 The question: how many Conv output channels does a consistent cut remove from a network made of Conv, Gemm,
-ConvTranspose, BatchNormalization, Mul and Add by constants, Relu, Clip, pools, nearest Resize, Dropout, LRN, Sum, Concat,
-flatten and channel shuffle?
+ConvTranspose, BatchNormalization, Mul and Add by constants, Relu, Clip, pools, nearest Resize, Dropout, LRN, Sum,
+Concat, flatten and channel shuffle?
 
-Every channel of every tensor is an *element*. Convs and the input create elements; everything else passes them on, moves
-them (Concat, shuffle) or unites them (Sum). What is united stays or goes together. Assumptions, all in favour of a tool
-that removes more, so the count is a lower bound of what is possible:
+Every channel of every tensor is an *element*. Convs and the input create elements; everything else passes them on,
+moves them (Concat, shuffle) or unites them (Sum). What is united stays or goes together. The assumptions make the count
+a lower bound of what can go:
 
 - a channel is known only if it follows from weights by the rules in `_forward` (constant planes, no bounds on ranges);
 - LRN, Softmax and the graph outputs pin all channels that they see;
@@ -195,7 +195,7 @@ class ChannelGraph:
 
     def _reshape(self, x: str, y: str) -> None:
         source, target = self.shapes[x], self.shapes[y]
-        if len(target) == 2 or len(target) == 4 and len(source) == 2:
+        if len(target) == 2 or (len(target) == 4 and len(source) == 2):
             self.elements[y], self.values[y] = self.elements[x], self.values[x]
         else:
             axes = target[1:-2]

@@ -1,9 +1,9 @@
-"""The nine light networks of the onnx wheel, given random weights and planted with zero, constant and unread channels.
+"""The nine light networks of the onnx wheel, with random weights and planted zero, constant and unread channels.
 
-As shipped (onnx/backend/test/data/light) every weight is ConstantOfShape(shape, 0.02): small files, real topologies, but
-outputs with one value. Here each becomes a seeded initializer: He-normal weights, BatchNormalization statistics measured
-on a random image, classifiers scaled to logits of size 1. The hidden fully connected layers of AlexNet, VGG-19 and
-ZFNet-512 are 256 wide instead of 4096; nothing else is changed.
+As shipped (onnx/backend/test/data/light) every weight is ConstantOfShape(shape, 0.02): small files, real topologies,
+but outputs with one value. Here each becomes a seeded initializer: He-normal weights, BatchNormalization statistics
+measured on a random image, classifiers scaled to logits of size 1. The hidden fully connected layers of AlexNet, VGG-19
+and ZFNet-512 are 256 wide instead of 4096; nothing else is changed.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def install(model: ModelProto, weights: Weights) -> None:
 
 
 def scale_logits(model: ModelProto, weights: Weights, image: oracle.Arrays) -> None:
-    """Scales the last Gemm or Conv so that the logits, what goes into a Softmax or out of the graph, have deviation 1."""
+    """Scales the last Gemm or Conv: what goes into the Softmax, or out of the graph, gets deviation 1."""
     last = [node for node in model.graph.node if node.op_type in ("Conv", "Gemm")][-1]
     softmax = [node.input[0] for node in model.graph.node if node.op_type == "Softmax"]
     logits = (softmax or [model.graph.output[0].name])[0]

@@ -5,8 +5,8 @@ ConvTranspose or with nearest upsampling and a 1x1 Conv on the way up. Weights a
 N(0, 0.2), running statistics measured on a random image. Schemes, with half of the channels each:
 
 - inner: gamma = beta = 0 in every BatchNormalization that no residual sum sees;
-- coupled: also one mask for each residual stage, shared by all that add to it;
-- indep: also a mask of its own for each BatchNormalization that adds to a residual stage;
+- coupled: also one mask for each residual stage (but the last of ResNet-50), shared by all that add to it;
+- indep: also a mask of its own for each BatchNormalization that adds to such a stage;
 - const: like inner, but beta stays, so the channels are constant.
 
 A *width key* names a set of tied channels: "layer1" is a residual stage, "layer1.0.conv1" an inner layer.
@@ -213,21 +213,18 @@ class Planted:
     dense: Network
 
 
-def planted(architecture: str, scheme: str, *, folded: bool = True, seed: int = 0, fraction: float = 0.5) -> Planted:
+def planted(architecture: str, scheme: str, *, folded: bool = True, seed: int = 0) -> Planted:
     """The architecture at its published widths, zeroed by a scheme."""
     if scheme not in SCHEMES:
         raise ValueError(f"{scheme} is none of {SCHEMES}")
     network, rng = published(architecture), np.random.default_rng(seed)
-    residual = set(network.norms.values()) - {key for key in network.norms.values() if is_inner(key)}
-    by_key = {key: choose(rng, network.widths[key], fraction) for key in dict.fromkeys(network.norms.values())}
+    shared = {key: half(rng, width) for key, width in network.widths.items()}
     dead = {}
     for norm, key in network.norms.items():
-        if key not in residual:
-            dead[norm] = by_key[key]
-        elif scheme == "coupled":
-            dead[norm] = by_key[key]
-        elif scheme == "indep":
-            dead[norm] = choose(rng, network.widths[key], fraction)
+        if is_inner(key) or (scheme == "coupled" and is_residual(key)):
+            dead[norm] = shared[key]
+        elif scheme == "indep" and is_residual(key):
+            dead[norm] = half(rng, network.widths[key])
     model = ModelProto()
     model.CopyFrom(network.model)
     arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
@@ -241,16 +238,20 @@ def planted(architecture: str, scheme: str, *, folded: bool = True, seed: int = 
 
 
 def is_inner(key: str) -> bool:
-    """Whether a width key is a layer that no residual sum sees, and not the stem or the last layer."""
+    """Whether a width key is a layer that no residual sum sees, and neither the stem nor the last layer."""
     return key.startswith(("block", "down", "merge")) or ".conv" in key
 
 
-def choose(rng: np.random.Generator, width: int, fraction: float) -> np.ndarray:
-    return np.sort(rng.permutation(width)[: round(fraction * width)])
+def is_residual(key: str) -> bool:
+    return key.startswith("stage") or key in ("layer1", "layer2", "layer3")
+
+
+def half(rng: np.random.Generator, width: int) -> np.ndarray:
+    return np.sort(rng.permutation(width)[: width // 2])
 
 
 def fold(model: ModelProto) -> ModelProto:
-    """A copy with each BatchNormalization folded into the Conv before it: W' = W g, b' = beta - mean g, g = gamma / sigma."""
+    """A copy with each BatchNormalization in its Conv: W' = W g, b' = beta - mean g, where g = gamma / sigma."""
     copy = ModelProto()
     copy.CopyFrom(model)
     arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in copy.graph.initializer}

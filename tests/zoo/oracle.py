@@ -1,4 +1,4 @@
-"""Oracles that know nothing of the package: run a model, compare two, and test what a builder claims about its model."""
+"""Oracles that know nothing of the package: run a model, compare two, test what a builder claims about its model."""
 
 from __future__ import annotations
 

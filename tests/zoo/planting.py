@@ -164,9 +164,9 @@ def disagree(graph: ChannelGraph, planter: Planter) -> None:
 def orbits_of(graph: ChannelGraph, producer: Producer, cache: dict) -> list[list[int]]:
     """The classes that are planted together: single ones, or where grouped Convs are concerned balanced sets.
 
-    A *side* is the input or output of a grouped Conv: it sorts classes into groups. All sides that share classes with the
-    producer, directly or through other sides, are balanced at once. The channels of a shuffle are taken as whole columns
-    of its grid, so that it can be cut as a grid as well as in the form of a permutation.
+    A *side* is the input or output of a grouped Conv: it sorts classes into groups. All sides that share classes with
+    the producer, directly or through other sides, are balanced at once. The channels of a shuffle are taken as whole
+    columns of its grid, so that it can be cut as a grid as well as in the form of a permutation.
     """
     mine = graph.roots(producer.elements).tolist()
     sides = {
@@ -210,10 +210,11 @@ def balanced_orbits(atoms: list[list[int]], sides: list[tuple[tuple[int, ...], i
         orbit, rest = [free[0]], free[1:]
         totals = [counts[orbit[0]] for counts in blocks]
         while rest and imbalance(totals) > 0 and len(orbit) < 64:
-            best = rest[int(np.argmin(imbalance([total + counts[rest] for total, counts in zip(totals, blocks)])))]
+            options = [total + counts[rest] for total, counts in zip(totals, blocks, strict=True)]
+            best = rest[int(np.argmin(imbalance(options)))]
             orbit.append(best)
             rest.remove(best)
-            totals = [total + counts[best] for total, counts in zip(totals, blocks)]
+            totals = [total + counts[best] for total, counts in zip(totals, blocks, strict=True)]
         if imbalance(totals) > 0:
             free = free[1:]
         else:

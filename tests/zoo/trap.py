@@ -76,7 +76,7 @@ def chain(
     constant: Mapping[int, float] | None = None,
     unread: Iterable[int] = (),
     still_known: bool = True,
-    pad: int = 1,
+    pad: int | None = None,
     kernel: int = 3,
     shape: tuple = (2, 3, 8, 8),
     width: int = 8,
@@ -89,7 +89,7 @@ def chain(
     Args:
         middle: adds nodes and returns the last tensor; None for nothing.
         still_known: the planted channels are also claimed to be known after `middle` (same channel axis).
-        pad, kernel: of the second Conv.
+        pad, kernel: of the second Conv; padded by kernel // 2 unless told.
         width: input channels of the second Conv.
     """
     net = Net(**net_options)

@@ -133,7 +133,7 @@ def ffn_constant_no_bias() -> Net:
     return ffn(constant=True, last_bias=False)
 
 
-@TRAPS.add(6 * (8 + 1 + 8) - 8, "Sigmoid of zero hidden units: a carrier or a new bias")
+@TRAPS.add(5 * (8 + 1 + 8), "Sigmoid of zero hidden units: a carrier at most")
 def ffn_sigmoid() -> Net:
     return ffn("Sigmoid")
 
@@ -325,7 +325,7 @@ def se_block_hardsigmoid() -> Net:
     return se_block("HardSigmoid")
 
 
-@TRAPS.add(2 * (5 + 36), "gates that are closed: HardSigmoid(-10) = 0; the squeeze still reads the channels")
+@TRAPS.add(0, "closed gates, HardSigmoid(-10) = 0: the squeeze still reads the channels that the Mul ties to them")
 def se_block_closed_gates() -> Net:
     return se_block("HardSigmoid", closed=(2, 5), zero=())
 

@@ -92,7 +92,7 @@ def shared_bias() -> Net:
     return shared((0, 1, 2, 3), (2, 3, 4, 5), "bias")
 
 
-@TRAPS.add(4 * 32 + 4 * 32 + 4 * 36 + 2 * 36, "one BatchNormalization for two layers with different masks")
+@TRAPS.add(6 * (28 + 36) + 4 * (8 - 4 - 6), "one BatchNormalization for two layers with different masks")
 def shared_batch_norm() -> Net:
     net = Net()
     x = net.input("x", SHAPE)

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..graph.view import Graph, edge
+from ..graph.view import edge
 from ..ops.broadcast import collapsible
 from ..ops.rule import Context
 
@@ -24,7 +24,7 @@ def collapse_branches(context: Context) -> dict[str, str]:
         For each new constant's tensor id, the tensor that it replaces.
     """
     graph = context.graph
-    constant_only = _constant_only(graph)
+    constant_only = graph.constant_only
     replaced: dict[str, str] = {}
     for node in graph.nodes:
         inputs = list(node.inputs)
@@ -45,16 +45,6 @@ def collapse_branches(context: Context) -> dict[str, str]:
         if tuple(inputs) != node.inputs:
             graph.nodes[node.index] = replace(node, inputs=tuple(inputs))
     if replaced:
-        graph.__dict__.pop("consumers", None)
-        graph.__dict__.pop("producer", None)
+        graph.forget_wiring()
     return replaced
 
-
-def _constant_only(graph: Graph) -> set[str]:
-    """Tensors computed from constants alone, such as a gate given as Sigmoid(parameter)."""
-    found: set[str] = set()
-    for node in graph.nodes:
-        names = [n for n in node.inputs if n]
-        if names and not node.captured and all(n in graph.constants or n in found for n in names):
-            found |= {o for o in node.outputs if o}
-    return found

@@ -270,24 +270,26 @@ def _absorbed(node: Node, analysis: Analysis) -> list[Absorbed]:
     kept = analysis.solution.kept(port)
     uniform, value = free_slices(*port, context)
     free, carried = rule.absorbs(node, context)
+    read = rule.read(node, context)
+    gone = (free | carried) & ~kept & uniform
     items = []
-    for mask, into in ((free, "bias"), (carried, "carrier")):
-        gone = mask & ~kept & uniform
-        moved = gone & (value != 0) & rule.read(node, context)
-        carrier = rule.carrier(node, context, kept) if into == "carrier" else None
-        if carrier is None and into == "carrier":
-            moved = np.zeros_like(moved)
-        for part, name in ((gone & ~moved, "nothing"), (moved, into)):
-            where = np.flatnonzero(part)
-            if where.size:
-                items.append(
-                    Absorbed(
-                        node.label, port[0], port[1], tuple(int(i) for i in where),
-                        tuple(float(v) for v in value[where]), name,
-                        carrier if name == "carrier" else None,
-                        float(value[carrier]) if name == "carrier" and carrier is not None else None,
-                    )
-                )
+
+    def note(mask: np.ndarray, into: str, carrier: int | None = None) -> None:
+        where = np.flatnonzero(mask)
+        if where.size:
+            values = tuple(float(v) for v in value[where])
+            held = None if carrier is None else float(value[carrier])
+            items.append(Absorbed(node.label, *port, tuple(int(i) for i in where), values, into, carrier, held))
+
+    note(gone & free & read & (value != 0), "bias")
+    carriers = rule.carriers(node, context, kept)
+    width = kept.size // carriers.size
+    for group, carrier in enumerate(carriers):
+        mask = np.zeros_like(gone)
+        mask[group * width: (group + 1) * width] = carrier >= 0
+        note(mask & gone & carried & read, "carrier", int(carrier))
+        gone &= ~(mask & carried & read)
+    note(gone & ~(free & read & (value != 0)), "nothing")
     return items
 
 

@@ -90,7 +90,7 @@ class Solution:
 
     def _demand(self, tensor: str, demand: Demand | None, why: int, node: int) -> None:
         """A reader needs the right values of `demand` (None: of everything)."""
-        if tensor in self.context.graph.constants:  # always right; what stays of it is decided by ties and pins
+        if tensor in self.context.graph.constant_only:  # always right; what stays of it is for ties and pins to say
             self._require(tensor)
             return
         whole = demand if demand is not None else everything(tensor, self.context)

@@ -62,6 +62,16 @@ class Model:
         array.flags.writeable = False
         return array
 
+    def dense(self, tensor: onnx.SparseTensorProto) -> np.ndarray:
+        """The values of a sparse initializer, zeros included."""
+        values, indices = self.array(tensor.values), self.array(tensor.indices)
+        array = np.zeros([*tensor.dims], values.dtype)
+        if indices.ndim == 1:
+            array.reshape(-1)[indices] = values
+        else:
+            array[tuple(indices.T)] = values
+        return array
+
     def external_files(self) -> list[str]:
         """Names of the external data files, in order of first use."""
         names = [

@@ -20,6 +20,9 @@ from .model import Model
 from .shapes import skeleton
 from .view import Shape
 
+MARK = "@"
+"""Prefix of a node's name in the view: its position in the file follows, so that it is found again."""
+
 gs.logger.G_LOGGER.severity = gs.logger.G_LOGGER.CRITICAL  # its warnings are for interactive use
 
 
@@ -76,6 +79,8 @@ def _edit(graph: gs.Graph, edits: Edits) -> None:
     tensors = graph.tensors()
     nodes = list(graph.nodes)
     originals = {id(node): position for position, node in enumerate(nodes)}
+    for position, node in enumerate(nodes):
+        node.name = f"{MARK}{position}"
 
     def tensor(name: str) -> gs.Tensor:
         if not name:
@@ -121,19 +126,17 @@ def _graft(source: onnx.ModelProto, exported: onnx.ModelProto, edits: Edits) -> 
     """The exported graph with everything that was not edited taken from the source."""
     result = onnx.ModelProto()
     result.CopyFrom(_without_body(source))
-    by_output = {o: (p, n) for p, n in enumerate(source.graph.node) for o in n.output if o}
     weights = {t.name: t for t in source.graph.initializer}
     sparse = {t.values.name: t for t in source.graph.sparse_initializer}
     constants = dict(edits.constants)
     listed_only = source.ir_version < 4
     used: set[str] = {o.name for o in source.graph.output}
     for node in exported.graph.node:
-        name = next((o for o in node.output if o), "")
-        position, original = by_output.get(name, (-1, None))
-        if original is None or (position in edits.nodes):
+        position = _position(node)
+        if position is None or position in edits.nodes:
             used |= set(node.input)
         else:
-            used |= _mentioned(original)
+            used |= _mentioned(source.graph.node[position])
     # before IR 4 an initializer must be listed as an input, so a constant without an old name becomes a node
     for name in [c for c in constants if listed_only and c not in weights]:
         if name in used:
@@ -142,14 +145,17 @@ def _graft(source: onnx.ModelProto, exported: onnx.ModelProto, edits: Edits) -> 
             )
         del constants[name]
     made = {o for n in result.graph.node for o in n.output}
+    names = {node.name for node in source.graph.node}
     for node in exported.graph.node:
-        name = next((o for o in node.output if o), "")
-        position, original = by_output.get(name, (-1, None))
-        if original is not None and original.op_type == "Constant" and (name in edits.constants or name in made):
-            continue
-        if original is None:
+        position = _position(node)
+        if position is None:
+            node.name = _unused(node.name, names)
             result.graph.node.append(node)
-        elif position not in edits.nodes:
+            continue
+        original = source.graph.node[position]
+        if original.op_type == "Constant" and original.output[0] in made | set(edits.constants):
+            continue
+        if position not in edits.nodes:
             result.graph.node.append(original)
         else:
             node.name, node.doc_string = original.name, original.doc_string
@@ -171,9 +177,23 @@ def _graft(source: onnx.ModelProto, exported: onnx.ModelProto, edits: Edits) -> 
     for name, array in constants.items():
         if name in used and name not in written:
             result.graph.initializer.append(numpy_helper.from_array(array, name))
-    result.graph.sparse_initializer.extend(t for n, t in sparse.items() if n in used)
+    result.graph.sparse_initializer.extend(t for n, t in sparse.items() if n in used and n not in constants)
     _interface(source, result, edits, used, weights)
     return result
+
+
+def _position(node: onnx.NodeProto) -> int | None:
+    """Where an exported node was in the file; None for a new one."""
+    return int(node.name[len(MARK):]) if node.name.startswith(MARK) else None
+
+
+def _unused(name: str, names: set[str]) -> str:
+    """`name`, or the first numbered form of it that no node has; noted in `names`."""
+    candidate, number = name, 1
+    while candidate in names:
+        candidate, number = f"{name}_{number}", number + 1
+    names.add(candidate)
+    return candidate
 
 
 def _without_body(source: onnx.ModelProto) -> onnx.ModelProto:

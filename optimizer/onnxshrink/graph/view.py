@@ -99,12 +99,27 @@ class Graph:
                 readers.setdefault(name, []).append((node, -1))
         return readers
 
+    def forget_wiring(self) -> None:
+        """Drop what was derived from `nodes`, after they changed."""
+        for derived in ("producer", "consumers", "constant_only"):
+            self.__dict__.pop(derived, None)
+
     def tensors(self) -> Iterator[str]:
         """Every tensor id, inputs and constants first, then in graph order."""
         yield from self.inputs
         yield from self.constants
         for node in self.nodes:
             yield from (o for o in node.outputs if o)
+
+    @cached_property
+    def constant_only(self) -> set[str]:
+        """Constants, and tensors computed from constants alone, such as a gate given as Sigmoid(parameter)."""
+        found = set(self.constants)
+        for node in self.nodes:
+            names = [n for n in node.inputs if n]
+            if names and not node.captured and all(n in found for n in names):
+                found |= {o for o in node.outputs if o}
+        return found
 
     def is_float(self, tensor: str) -> bool:
         dtype = self.dtypes.get(tensor)
@@ -135,7 +150,7 @@ def build(model: Model, *, keep_default_inputs: bool = False) -> Graph:
             del values[name]
         overridable = []
     nodes: list[tuple[int, onnx.NodeProto]] = []
-    arrays: dict[str, np.ndarray] = {}
+    arrays = {t.values.name: model.dense(t) for t in graph.sparse_initializer}
     for position, proto in enumerate(graph.node):
         constant = constant_value(model, proto)
         if constant is None:

@@ -261,7 +261,8 @@ class Where(Broadcast):
             decided = condition.known & chosen & side.known
             value = np.where(decided & ~known, side.value, value)
             known = known | decided
-        return known, value
+        equal = yes.known & no.known & (yes.value == no.value)
+        return known | equal, np.where(equal & ~known, yes.value, value)
 
 
 class Alias(Broadcast):

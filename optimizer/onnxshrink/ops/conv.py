@@ -198,7 +198,7 @@ class Convolution(Rule):
         rest = uniform & ~zero
         if not self.padded(node, context) and (not bias or bias in context.graph.constants):
             return zero | rest, np.zeros_like(zero)
-        carries = self.groups(node) == 1 and node.inputs[1] in context.graph.constants
+        carries = node.inputs[1] in context.graph.constants
         return zero, rest & carries
 
     def reads(self, node: Node, context: Context, state: State) -> dict[int, Demand | None]:
@@ -212,31 +212,32 @@ class Convolution(Rule):
         wanted = self._wanted(node, context, state)
         free, carried = self.absorbs(node, context)
         demand = wanted & ~((free | carried) & ~kept)
-        if (wanted & carried & ~kept).any():
-            carrier = self.carrier(node, context, kept)
-            if carrier is not None:
-                demand[carrier] = True
+        carriers = self.carriers(node, context, kept)
+        lacking = (wanted & carried & ~kept).reshape(carriers.size, -1).any(axis=1)
+        demand[carriers[lacking & (carriers >= 0)]] = True
         whole = [np.ones(context.size(x, a) or 1, bool) for a in range(context.rank(x) or 0)]
         whole[1] = demand
         if whole[0].size == live[0].size:
             whole[0] = live[0]
         return {0: whole, **{i: None for i in (1, 2) if node.input(i)}}
 
-    def carrier(self, node: Node, context: Context, kept: np.ndarray) -> int | None:
-        """The kept channel of largest known value, if there is one."""
+    def carriers(self, node: Node, context: Context, kept: np.ndarray) -> np.ndarray:
+        """For each group the kept channel of largest known value, -1 where there is none."""
         uniform, value = free_slices(node.inputs[0], 1, context)
-        size = np.where(uniform & kept, np.abs(value), 0.0)
-        return int(size.argmax()) if size.any() else None
+        size = np.where(uniform & kept, np.abs(value), 0.0).reshape(self.groups(node), -1)
+        best = size.argmax(axis=1) + np.arange(size.shape[0]) * size.shape[1]
+        return np.where(size.any(axis=1), best, -1)
 
     def carrying(self, node: Node, context: Context, state: State) -> Carrying | None:
         if not self.readable(node, context):
             return None
         port = (node.inputs[0], 1)
+        kept = state.kept(port)
         _, carried = self.absorbs(node, context)
-        missing = self._wanted(node, context, state) & carried & ~state.kept(port)
-        if not missing.any() or self.carrier(node, context, state.kept(port)) is not None:
-            return None
-        return Carrying(port, missing, np.abs(free_slices(port[0], 1, context)[1]))
+        missing = self._wanted(node, context, state) & carried & ~kept
+        carriers = self.carriers(node, context, kept)
+        missing &= np.repeat(carriers < 0, missing.size // carriers.size)
+        return Carrying(port, missing, np.abs(free_slices(*port, context)[1])) if missing.any() else None
 
     def rewrite(self, node: Node, cut: Cut) -> Rewrite:
         context = cut.context
@@ -274,27 +275,30 @@ class Convolution(Rule):
             before = np.zeros(added.size) if bias is None else bias.astype(np.float64)
             result.inputs[2] = (before + added)[rows].astype(dtype)
             return
-        carrier = self.carrier(node, context, kept)
-        if carrier is None:  # only rows that may hold garbage read these channels
-            return
         weight = context.graph.constants[node.inputs[1]].astype(np.float64)
-        ratio = value[gone] / value[carrier]
-        axis = 0 if self.transposed else 1
-        moved = np.tensordot(weight.take(np.flatnonzero(gone), axis), ratio, axes=([axis], [0]))
-        index = [slice(None)] * weight.ndim
-        index[axis] = carrier  # type: ignore[call-overload]
-        weight[tuple(index)] += moved
-        weight = weight.take(into, axis)
-        result.inputs[1] = (weight if out is None else weight.take(out, 1 - axis)).astype(
-            context.graph.constants[node.inputs[1]].dtype
-        )
+        split = self.grouped(weight, self.groups(node))  # a view: [group, out, in, *kernel]
+        width = split.shape[2]
+        for group, carrier in enumerate(self.carriers(node, context, kept)):
+            moved = np.flatnonzero(gone[group * width: (group + 1) * width])
+            if carrier >= 0 and moved.size:  # without one, only rows that may hold garbage read these channels
+                ratio = value[group * width + moved] / value[carrier]
+                split[group][:, carrier - group * width] += np.tensordot(
+                    split[group][:, moved], ratio, axes=([1], [0])
+                )
+        weight = weight.astype(context.graph.constants[node.inputs[1]].dtype)
+        if self.groups(node) == 1:
+            axis = 0 if self.transposed else 1
+            weight = weight.take(into, axis)
+            weight = weight if out is None else weight.take(out, 1 - axis)
+        result.inputs[1] = weight
 
     def _repack(
         self, node: Node, cut: Cut, into: np.ndarray | None, out: np.ndarray | None, result: Rewrite
     ) -> None:
         """Group by group: the filters that stay, on the inputs that stay."""
         context, groups = cut.context, self.groups(node)
-        weight = context.graph.constants[node.inputs[1]]
+        weight = result.inputs.get(1, context.graph.constants[node.inputs[1]])
+        assert isinstance(weight, np.ndarray)
         split = self.grouped(weight, groups)
         per_in, per_out = split.shape[2], split.shape[1]
         into = np.arange(groups * per_in) if into is None else into

@@ -57,12 +57,12 @@ class Multiplication(Rule):
         axes = self.axes(node, context)
         rank = context.rank(node.outputs[0]) or 0
         a, b = context.fact(node.inputs[0]), context.fact(node.inputs[1])
-        if axes is None or b is None or (node.input(2) and context.fact(node.input(2)) is None):
+        if axes is None or (a is None and b is None) or (node.input(2) and context.fact(node.input(2)) is None):
             return [None]
         m, k, k2, n = axes
         right = context.array(node.inputs[1])
         if right is None or right.ndim != 2:
-            return [None]
+            return [self._of_two(node, context, axes, rank)]
         right = right.T if k2 == 1 else right
         size = right.shape[0]
         uniform, value = free_slices(node.inputs[0], k, context) if a is not None else (np.zeros(size, bool),) * 2
@@ -87,6 +87,22 @@ class Multiplication(Rule):
             values = result.astype(dtype)
         mask = mask & np.isfinite(values.astype(np.float64))
         return [collapse(Fact(values, mask))]
+
+    def _of_two(self, node: Node, context: Context, axes: tuple[int, int, int, int], rank: int) -> Fact | None:
+        """Rows of A and columns of B that are zero throughout make zeros, whatever the other operand."""
+        if node.input(2):
+            return None
+        dtype = context.graph.dtypes.get(node.outputs[0])
+        zero = np.zeros((1,) * rank, bool)
+        for name, axis, place in ((node.inputs[0], axes[0], rank - 2), (node.inputs[1], axes[3], rank - 1)):
+            size = context.size(name, axis)
+            if size is None:
+                continue
+            uniform, value = free_slices(name, axis, context)
+            shape = [1] * rank
+            shape[place] = size
+            zero = zero | (uniform & (value == 0)).reshape(shape)
+        return None if dtype is None else collapse(Fact(np.zeros((1,) * rank, dtype), zero))
 
     def ties(self, node: Node, context: Context) -> list[Tie]:
         axes = self.axes(node, context)
@@ -113,7 +129,10 @@ class Multiplication(Rule):
         """Features k for which a live output has a non-zero weight."""
         right = self.operand(node, context, 1)
         if right is None:
-            return np.ones(size, bool)
+            axes = self.axes(node, context)
+            assert axes is not None
+            uniform, value = free_slices(node.inputs[1], axes[2], context)
+            return ~(uniform & (value == 0)) if uniform.size == size else np.ones(size, bool)
         return (right[0] & live[-1]).any(axis=1)
 
     def absorbing_port(self, node: Node, context: Context) -> Port | None:
@@ -137,16 +156,26 @@ class Multiplication(Rule):
         zero, rest = uniform & (value == 0), uniform & (value != 0)
         if node.inputs[1] not in context.graph.constants or not context.graph.is_float(node.inputs[1]):
             return zero, np.zeros_like(zero)
-        return (zero | rest, np.zeros_like(zero)) if self._takes_bias(node, context) else (zero, rest)
+        takes = self._bias(node, context) is not None
+        return (zero | rest, np.zeros_like(zero)) if takes else (zero, rest)
 
-    def _takes_bias(self, node: Node, context: Context) -> bool:
-        if node.op != "Gemm":
-            return False
-        bias = node.input(2)
-        if bias and bias not in context.graph.constants:
-            return False
-        return not bias or (node.attr("beta", 1.0) != 0 and context.graph.constants[bias].size in (
-            1, context.size(node.outputs[0], 1)) and context.graph.constants[bias].shape[-1:] != ())
+    def _bias(self, node: Node, context: Context) -> str | None:
+        """The constant that takes what known features contribute: the bias of a Gemm ("" where it has none yet), or
+        of the Add that alone reads a MatMul; None if there is none."""
+        constants, size = context.graph.constants, context.size(node.outputs[0], -1)
+        if node.op == "Gemm":
+            bias = node.input(2)
+            if not bias:
+                return ""
+            fits = bias in constants and constants[bias].ndim and constants[bias].size in (1, size)
+            return bias if fits and node.attr("beta", 1.0) != 0 else None
+        readers = context.graph.consumers.get(node.outputs[0], [])
+        if len(readers) != 1 or readers[0][0].op != "Add" or node.outputs[0] in context.graph.outputs:
+            return None
+        other = readers[0][0].inputs[1 - readers[0][1]] if readers[0][1] >= 0 else ""
+        array = constants.get(other)
+        fits = array is not None and array.ndim and array.size == array.shape[-1] == size
+        return other if fits and array is not None and array.dtype.kind == "f" else None
 
     def reads(self, node: Node, context: Context, state: State) -> dict[int, Demand | None]:
         axes = self.axes(node, context)
@@ -164,8 +193,8 @@ class Multiplication(Rule):
         free, carried = self.absorbs(node, context)
         of_a = wanted & ~((free | carried) & ~kept)
         if (wanted & carried & ~kept).any():
-            carrier = self.carrier(node, context, kept)
-            if carrier is not None:
+            carrier = self.carriers(node, context, kept)[0]
+            if carrier >= 0:
                 of_a[carrier] = True
         zero_a = free_slices(a, k, context)
         # where B's row is zero A is not read, so B must really be zero; elsewhere a right zero of A excuses B
@@ -190,13 +219,13 @@ class Multiplication(Rule):
             demands[2] = None
         return demands
 
-    def carrier(self, node: Node, context: Context, kept: np.ndarray) -> int | None:
-        """The kept feature of largest known value, if there is one."""
+    def carriers(self, node: Node, context: Context, kept: np.ndarray) -> np.ndarray:
+        """The kept feature of largest known value as [1], -1 if there is none."""
         axes = self.axes(node, context)
         assert axes is not None
         uniform, value = free_slices(node.inputs[0], axes[1], context)
         size = np.where(uniform & kept, np.abs(value), 0.0)
-        return int(size.argmax()) if size.any() else None
+        return np.array([size.argmax() if size.any() else -1])
 
     def carrying(self, node: Node, context: Context, state: State) -> Carrying | None:
         axes = self.axes(node, context)
@@ -208,7 +237,7 @@ class Multiplication(Rule):
             return None
         live = state.live(node.outputs[0])
         missing = self._wanted(node, context, state, live, carried.size) & carried & ~state.kept(port)
-        if not missing.any() or self.carrier(node, context, state.kept(port)) is not None:
+        if not missing.any() or self.carriers(node, context, state.kept(port))[0] >= 0:
             return None
         return Carrying(port, missing, np.abs(free_slices(*port, context)[1]))
 
@@ -232,15 +261,18 @@ class Multiplication(Rule):
         if not gone.any():
             return Rewrite()
         columns = np.arange(right.shape[1]) if out is None else out
-        if self._takes_bias(node, context):
-            alpha, beta = float(node.attr("alpha", 1.0)), float(node.attr("beta", 1.0))
-            bias = context.graph.constants[node.input(2)] if node.input(2) else np.zeros(1, stored.dtype)
-            added = alpha * (value[gone] @ right[gone]) / (beta if node.input(2) else 1.0)
-            merged = (np.broadcast_to(bias.reshape(-1), added.shape) + added)[columns].astype(stored.dtype)
-            attributes = {} if node.input(2) else {"beta": 1.0}
-            return Rewrite(attributes, {2: merged})
-        carrier = self.carrier(node, context, kept)
-        if carrier is None:
+        bias = self._bias(node, context)
+        if bias is not None:
+            added = float(node.attr("alpha", 1.0)) * (value[gone] @ right[gone])
+            if node.op == "MatMul":
+                return Rewrite(addends={bias: added[columns]})
+            if not bias:
+                return Rewrite({"beta": 1.0}, {2: added[columns].astype(stored.dtype)})
+            before = np.broadcast_to(context.graph.constants[bias].reshape(-1), added.shape)
+            merged = before + added / float(node.attr("beta", 1.0))
+            return Rewrite(inputs={2: merged[columns].astype(stored.dtype)})
+        carrier = self.carriers(node, context, kept)[0]
+        if carrier < 0:
             return Rewrite()
         right[carrier] += (value[gone] / value[carrier]) @ right[gone]
         packed = right[np.ix_(into, columns)].astype(stored.dtype)

@@ -302,6 +302,14 @@ def renumbered(where: np.ndarray, kept: np.ndarray | None) -> np.ndarray:
     return np.searchsorted(kept, where)
 
 
+def _pace(where: np.ndarray) -> int:
+    """The constant step of index positions; 0 if they have none, or there are none."""
+    if where.size < 2:
+        return where.size
+    steps = np.diff(where)
+    return int(steps[0]) if (steps == steps[0]).all() else 0
+
+
 class Slice(Select):
     """Slice with constant bounds."""
 
@@ -348,14 +356,19 @@ class Slice(Select):
         new_shape = cut.shape(x) or ()
         bounds = self._bounds(node, cut.context)
         assert bounds is not None
-        if all(a.size and (np.diff(a) == 1).all() for a in moved.values()):
-            if len(moved) == len(bounds[0]) and all(moved[a].size == new_shape[a] for a in moved):
+        paces = {axis: _pace(where) for axis, where in moved.items()}
+        if all(paces.values()):
+            if len(moved) == len(bounds[0]) and all(
+                paces[a] == 1 and moved[a].size == new_shape[a] for a in moved
+            ):
                 return Rewrite(bypass=0)
             starts, ends, axes, steps = (list(b) for b in bounds)
             for k, axis in enumerate(axes):
                 where = moved.get(axis % len(new_shape))
                 if where is not None:
-                    starts[k], ends[k], steps[k] = int(where[0]), int(where[-1]) + 1, 1
+                    pace = paces[axis % len(new_shape)]
+                    end = int(where[-1]) + pace
+                    starts[k], ends[k], steps[k] = int(where[0]), end if end >= 0 else -(2**31), pace
             if cut.context.opset < 10:
                 return Rewrite({"starts": starts, "ends": ends, "axes": axes})
             return Rewrite(
@@ -516,6 +529,16 @@ class Pad(Rule):
             if (before, after) == (0, 0):
                 continue
             size = source[axis]
+            if before <= 0 and after <= 0:
+                if axis < 2 and isinstance(size, int):
+                    full = result.expand(source, [axis])
+                    if full is None:
+                        return [None]
+                    where = np.arange(-before, size + after)
+                    result = full.map(lambda a, x=axis, n=size, w=where: _along(a, x, n).take(w, x))
+                elif any(a is not None and a.shape[axis] > 1 for a in (result.value, result.known, low, high)):
+                    return [None]
+                continue
             if before < 0 or after < 0:
                 return [None]
             if not isinstance(size, int) or axis >= 2:
@@ -539,6 +562,8 @@ class Pad(Rule):
                 size = context.size(x, axis)
                 if (before or after) and before >= 0 and after >= 0 and size is not None:
                     ties.append(Same((y, axis), (x, axis), np.arange(before, before + size)))
+                elif (before or after) and before <= 0 and after <= 0 and size is not None:
+                    ties.append(Same((x, axis), (y, axis), np.arange(-before, size + after)))
         return ties
 
     def reads(self, node: Node, context: Context, state: State) -> dict[int, Demand | None]:
@@ -553,6 +578,11 @@ class Pad(Rule):
                 context.size(node.inputs[0], axis), int
             ):
                 demand[axis] = live[axis][before: before + demand[axis].size]
+            elif node.attr("mode", "constant") == "constant" and before <= 0 and after <= 0 and isinstance(
+                context.size(node.inputs[0], axis), int
+            ):
+                demand[axis] = np.zeros_like(demand[axis])
+                demand[axis][-before: demand[axis].size + after] = live[axis]
         rest: dict[int, Demand | None] = {i: None for i in range(1, len(node.inputs)) if node.inputs[i]}
         return {**({0: demand} if all(mask.any() for mask in demand) else {}), **rest}
 
@@ -563,9 +593,11 @@ class Pad(Rule):
         x, y = node.inputs[0], node.outputs[0]
         new = list(amounts)
         for axis, (before, after) in enumerate(amounts):
-            out = cut.indices(y, axis)
-            if out is not None and (before or after):
-                size = cut.context.size(x, axis) or 0
+            out, into = cut.indices(y, axis), cut.indices(x, axis)
+            size = cut.context.size(x, axis) or 0
+            if into is not None and (before < 0 or after < 0):
+                new[axis] = (-int((into < -before).sum()), -int((into >= size + after).sum()))
+            elif out is not None and (before or after):
                 new[axis] = (int((out < before).sum()), int((out >= before + size).sum()))
         if new == amounts and not (node.input(1) and cut.stale(node.input(1))):
             return Rewrite()

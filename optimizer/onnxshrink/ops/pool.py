@@ -126,10 +126,16 @@ class Resize(Spatial):
         array = context.array(node.input(index)) if node.input(index) else None
         return array if array is not None and array.size else None
 
+    bounded = False
+
+    def facts(self, node: Node, context: Context) -> list[Fact | None]:
+        outside = node.attr("coordinate_transformation_mode", "") == "tf_crop_and_resize"
+        if outside and node.attr("extrapolation_value", 0.0) != 0:
+            return [None] * len(node.outputs)
+        return super().facts(node, context)
+
     def keeps(self, node: Node, context: Context) -> bool:
         return node.attr("coordinate_transformation_mode", "") != "tf_crop_and_resize"
-
-    bounded = False
 
     def refine(self, node: Node, context: Context) -> dict[str, Shape]:
         if not node.input(3) or node.attr("axes") is not None:

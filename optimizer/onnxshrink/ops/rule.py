@@ -95,6 +95,7 @@ class Rewrite:
     Attributes:
         attributes: new values; None removes one.
         inputs: by index: an array (a new constant), a name of another tensor, or None (dropped).
+        addends: by constant edge of a later node: what is added to it, in the shape it has after the cut.
         patches: by input index: (mask, values): elements of a computed integer operand that are replaced.
         op: another operator of the default domain.
         outputs: outputs that stay, by index, where some are dropped.
@@ -104,6 +105,7 @@ class Rewrite:
 
     attributes: dict[str, Any] = field(default_factory=dict)
     inputs: dict[int, np.ndarray | str | None] = field(default_factory=dict)
+    addends: dict[str, np.ndarray] = field(default_factory=dict)
     patches: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     op: str | None = None
     outputs: list[int] | None = None

@@ -58,13 +58,31 @@ class ShapeOf(Rule):
 
 
 class Size(Rule):
-    """Size counts all elements, so it pins its input."""
+    """Size: counts all elements; of a tensor with known dimensions it goes on saying the old number."""
+
+    barrier = False
 
     def facts(self, node: Node, context: Context) -> list[Fact | None]:
         shape = context.shape(node.inputs[0])
         if shape is None or not all(isinstance(d, int) for d in shape):
             return [None]
         return [Fact(np.asarray(np.prod(shape, dtype=np.int64)), np.asarray(True))]
+
+    def ties(self, node: Node, context: Context) -> list[Tie]:
+        x, shape = node.inputs[0], context.shape(node.inputs[0]) or ()
+        if not all(isinstance(d, int) for d in shape):
+            return []
+        return [Same((x, a), (x, a)) for a in range(len(shape))]
+
+    def reads(self, node: Node, context: Context, state: State) -> dict[int, Demand | None]:
+        return {}
+
+    def rewrite(self, node: Node, cut: Cut) -> Rewrite:
+        fact = cut.context.fact(node.outputs[0])
+        if fact is None or not any(cut.indices(node.inputs[0], a) is not None for a in range(
+                cut.context.rank(node.inputs[0]) or 0)):
+            return Rewrite()
+        return Rewrite(answer=(np.asarray(True), fact.value.astype(np.int64)))
 
 
 class Filled(Rule):
@@ -146,34 +164,46 @@ class Expand(Broadcast):
 
 
 class Tile(Rule):
-    """Tile: axes repeated once pass, others are pinned."""
+    """Tile with constant repeats: every copy of a slice stands or falls with it."""
 
     barrier = False
 
-    def _passing(self, node: Node, context: Context) -> list[int]:
+    def _repeats(self, node: Node, context: Context) -> list[int] | None:
         repeats = context.ints(node.inputs[1]) if context.opset >= 6 else None
-        return [a for a, r in enumerate(repeats or []) if r == 1]
+        return repeats if repeats is not None and min(repeats, default=1) > 0 else None
 
     def facts(self, node: Node, context: Context) -> list[Fact | None]:
-        fact, passing = context.fact(node.inputs[0]), self._passing(node, context)
-        if fact is None or any(a.shape[i] > 1 for i in range(fact.rank) if i not in passing
-                               for a in (fact.value, fact.known)):
+        fact, repeats = context.fact(node.inputs[0]), self._repeats(node, context)
+        if fact is None or repeats is None or len(repeats) != fact.rank:
             return [None]
-        return [collapse(Fact(fact.value, fact.known))]
+        arrays = (fact.value, fact.known, fact.low, fact.high)
+        varying = [a for a in range(fact.rank) if repeats[a] > 1 and any(
+            array is not None and array.shape[a] > 1 for array in arrays)]
+        full = fact.expand(context.shape(node.inputs[0]) or (), varying)
+        if full is None:
+            return [None]
+        times = [r if a in varying else 1 for a, r in enumerate(repeats)]
+        sizes = [context.size(node.inputs[0], a) or 1 if a in varying else 1 for a in range(fact.rank)]
+        target = tuple(sizes)
+        return [collapse(full.map(lambda x: np.tile(np.broadcast_to(x, np.broadcast_shapes(x.shape, target)), times)))]
 
     def ties(self, node: Node, context: Context) -> list[Tie]:
         x, y = node.inputs[0], node.outputs[0]
-        return [Same((x, a), (y, a)) for a in self._passing(node, context)
-                if context.size(x, a) is not None and context.size(x, a) == context.size(y, a)]
+        ties: list[Tie] = []
+        for a, r in enumerate(self._repeats(node, context) or []):
+            size = context.size(x, a)
+            if size is not None and context.size(y, a) == size * r:
+                ties.append(Same((x, a), (y, a), None if r == 1 else np.tile(np.arange(size), r)))
+        return ties
 
     def reads(self, node: Node, context: Context, state: State) -> dict[int, Demand | None]:
-        live = state.live(node.outputs[0])
+        live, repeats = state.live(node.outputs[0]), self._repeats(node, context)
         if not all(mask.any() for mask in live):
             return {}
         demand = [np.ones(context.size(node.inputs[0], a) or 1, bool) for a in range(len(live))]
-        for a in self._passing(node, context):
-            if live[a].size == demand[a].size:
-                demand[a] = live[a]
+        for a, r in enumerate(repeats or []):
+            if live[a].size == demand[a].size * r:
+                demand[a] = live[a].reshape(r, -1).any(axis=0)
         return {0: demand, 1: None}
 
 

@@ -24,11 +24,13 @@ class Execution:
         model: the result.
         rewrites: the rewrite of every node that stays, by node index.
         constants: for each constant edge that changed: (name in the source, name in the result).
+        computed: values of those edges that are more than slices of what they were.
     """
 
     model: onnx.ModelProto
     rewrites: dict[int, Rewrite]
     constants: dict[str, tuple[str, str]] = field(default_factory=dict)
+    computed: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def execute(solution: Solution, replaced: dict[str, str], changed: set[str]) -> Execution:
@@ -67,7 +69,7 @@ def execute(solution: Solution, replaced: dict[str, str], changed: set[str]) -> 
         copy = onnx.ModelProto()
         copy.CopyFrom(graph.model.proto)
         return Execution(copy, rewrites)
-    return Execution(operate(graph.model, edits), rewrites, names.renamed)
+    return Execution(operate(graph.model, edits), rewrites, names.renamed, names.computed)
 
 
 def _merged(one: Rewrite, other: Rewrite) -> Rewrite:
@@ -82,6 +84,8 @@ class _Names:
         self._new: dict[str, np.ndarray] = {}
         self._untouched: set[str] = {self._graph.source[o] for o in self._graph.outputs if o in self._graph.source}
         self._names: dict[str, str] = {}
+        self._addends: dict[str, np.ndarray] = {}
+        self.computed: dict[str, np.ndarray] = {}
         self.renamed: dict[str, tuple[str, str]] = {}
         self._taken = {n for node in self._graph.model.proto.graph.node for n in (*node.input, *node.output)}
         self._taken |= {t.name for t in self._graph.model.proto.graph.initializer}
@@ -92,13 +96,19 @@ class _Names:
 
     def arrays(self, node: Node, rewrite: Rewrite) -> None:
         """Note the new value of every constant operand of a node that stays."""
+        self._addends.update(rewrite.addends)
         for index, name in enumerate(node.inputs):
             if name not in self._graph.constants or (rewrite.bypass is not None and index != rewrite.bypass):
                 continue
             if index in rewrite.inputs:
                 given = rewrite.inputs[index]
                 if isinstance(given, np.ndarray):
-                    self._new[name] = given
+                    self._new[name] = self.computed[name] = given
+                continue
+            if name in self._addends:
+                weight = self._cut.weight(name)
+                total = weight + self._addends[name].reshape(weight.shape)
+                self._new[name] = self.computed[name] = total.astype(weight.dtype)
                 continue
             if self._cut.touched(name) or name in self._changed or self._graph.source[name].endswith("@known"):
                 self._new[name] = self._cut.weight(name)

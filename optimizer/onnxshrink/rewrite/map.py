@@ -4,7 +4,8 @@ Schema (version 1), all indices into the original:
 
     version, source {sha256, opset}, options
     tensors   {tensor: {axis: [kept indices, in their new order]}}           computed tensors that were cut
-    weights   [{node, input, source, result, axes {axis: [kept]}, group?}]   constants that were cut, edge by edge
+    weights   [{node, input, source, result, axes {axis: [kept]}, group?, value?}]
+              constants that were cut, edge by edge; with `value`, what they are now where that is no slice
     absorbed  [{node, tensor, axis, slices, values, into, carrier}]          "bias", "carrier" or "nothing"
     negligible[{node, constant, axis, slices, ...}]                          set to zero before everything else
     removed   [node labels]
@@ -48,6 +49,8 @@ def make_map(solution: Solution, plan: Plan, execution: Execution, options: Mapp
             entry: dict[str, Any] = {
                 "node": node.label, "op": node.op, "input": index, "source": source, "result": result, "axes": axes,
             }
+            if index == 1 and node.attr("transB", 0):
+                entry["transposed"] = True
             rule = rule_for(node)
             if isinstance(rule, Convolution) and index == 1 and rule.groups(node) > 1:
                 entry["group"] = {
@@ -55,8 +58,12 @@ def make_map(solution: Solution, plan: Plan, execution: Execution, options: Mapp
                     "inputs": _all(cut.indices(node.inputs[0], 1), solution.context.size(node.inputs[0], 1)),
                     "outputs": _all(cut.indices(node.outputs[0], 1), solution.context.size(node.outputs[0], 1)),
                 }
-            if tensor.split("@")[0] != source or "@known" in tensor:
-                entry["value"] = graph.constants[tensor].astype(float).tolist()
+            value = execution.computed.get(tensor)
+            if value is not None and index != 1:  # biases that took known values over, shape operands
+                entry["value"] = value.tolist()
+                entry["axes"] = {}
+            elif source.endswith("@known"):
+                entry["value"] = graph.constants[tensor].tolist()
             weights.append(entry)
     return {
         "version": VERSION,
@@ -95,10 +102,10 @@ def rebuild(mapping: Mapping[str, Any], original: Mapping[str, np.ndarray]) -> d
         for item in mapping["negligible"]:
             if item["node"] == entry["node"] and item["constant"] == entry["source"]:
                 array[(slice(None),) * item["axis"] + (item["slices"],)] = 0
+        array = _carry(array, entry, mapping["absorbed"])
         if "group" in entry:
             array = _regroup(array, entry["group"], entry["op"] == "ConvTranspose")
         else:
-            array = _carry(array, entry, mapping["absorbed"])
             for axis, kept in entry["axes"].items():
                 array = array.take(kept, int(axis))
         result[entry["result"]] = array
@@ -110,13 +117,26 @@ def _carry(array: np.ndarray, entry: Mapping[str, Any], absorbed: list[dict[str,
     for item in absorbed:
         if item["node"] != entry["node"] or item["into"] != "carrier" or entry["input"] != 1:
             continue
-        axis = 0 if entry["op"] in ("ConvTranspose", "MatMul") else 1
         wide = array.astype(np.float64)
+        weight = wide if entry["op"] in ("Conv", "ConvTranspose") else _features_first(wide, entry)
         ratio = np.array(item["values"]) / item["carried_value"]
-        column = (slice(None),) * axis + (item["carrier"],)
-        wide[column] += np.tensordot(wide.take(item["slices"], axis), ratio, axes=([axis], [0]))
+        group = entry.get("group")
+        count = group["before"] if group else 1
+        # the weight as [groups, inputs of a group, outputs of a group, ...], a view
+        if entry["op"] == "Conv":
+            view = np.swapaxes(weight.reshape(count, weight.shape[0] // count, *weight.shape[1:]), 1, 2)
+        else:
+            view = weight.reshape(count, weight.shape[0] // count, *weight.shape[1:])
+        place, carrier = divmod(item["carrier"], view.shape[1])
+        slices = [s % view.shape[1] for s in item["slices"]]
+        view[place, carrier] += np.tensordot(ratio, view[place, slices], axes=(0, 0))
         array = wide.astype(array.dtype)
     return array
+
+
+def _features_first(array: np.ndarray, entry: Mapping[str, Any]) -> np.ndarray:
+    """The weight of a Gemm or MatMul as [features, outputs], a view."""
+    return array.T if entry.get("transposed") else array
 
 
 def _regroup(array: np.ndarray, group: Mapping[str, Any], transposed: bool) -> np.ndarray:

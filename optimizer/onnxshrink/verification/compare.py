@@ -77,7 +77,9 @@ def _discrete(a: np.ndarray, b: np.ndarray) -> Difference:
         return Difference(index=index, mismatch=f"{b[index]} instead of {a[index]}")
     apart = np.abs(a.astype(np.float64) - b.astype(np.float64))
     where = int(apart.argmax())
-    return Difference(float(apart.reshape(-1)[where]), float(np.abs(a.astype(np.float64)).max()), _place(where, a.shape))
+    return Difference(
+        float(apart.reshape(-1)[where]), float(np.abs(a.astype(np.float64)).max()), _place(where, a.shape)
+    )
 
 
 def _place(flat: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -85,8 +87,8 @@ def _place(flat: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def spread(a: np.ndarray) -> float:
-    """max - min over max|y|: 0 where an output is the same everywhere and so proves little."""
-    if a.size < 2 or a.dtype.kind not in "fiub" and not is_float(a):
+    """Max - min over max|y|: 0 where an output is the same everywhere and so proves little."""
+    if a.size < 2 or (a.dtype.kind not in "fiub" and not is_float(a)):
         return 0.0
     wide = a.astype(np.float64)
     wide = wide[np.isfinite(wide)]

@@ -122,7 +122,8 @@ def _cut(file: Path, spec: InputSpec, array: np.ndarray) -> list[np.ndarray]:
         if array.shape[0] and array.shape[0] % rows == 0:
             return [array[i : i + rows] for i in range(0, array.shape[0], rows)]
     raise InputError(
-        f"`{spec.name}` has shape {list(array.shape)}, which is no number of samples of {describe(spec)}", file=str(file)
+        f"`{spec.name}` has shape {list(array.shape)}, which is no number of samples of {describe(spec)}",
+        file=str(file),
     )
 
 

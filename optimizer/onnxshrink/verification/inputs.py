@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-
 from ..errors import InputError
 from .shapes import Facts, dims_of, domain_of
 
@@ -74,12 +73,26 @@ def signature(model: onnx.ModelProto, facts: Facts | None = None) -> tuple[Input
             shared = isinstance(d, str) and own.count(d) == 1 and params.count(d) > 1 and d not in ("?", "None")
             free.append(d if isinstance(d, int) and d > 0 else str(d) if shared else f"{value.name}.{axis}.{d or ''}")
         dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
-        limit, constants = _integer_range(model.graph, value.name, facts) if facts and dtype.kind in "iu" else (None, ())
+        limit, constants = (
+            _integer_range(model.graph, value.name, facts) if facts and dtype.kind in "iu" else (None, ())
+        )
         specs.append(InputSpec(value.name, dtype, tuple(free), limit, constants))
     return tuple(specs)
 
 
-_PASSES = {"Cast", "Unsqueeze", "Squeeze", "Reshape", "Identity", "Slice", "Transpose", "Concat", "Flatten", "Expand", "Tile"}
+_PASSES = {
+    "Cast",
+    "Unsqueeze",
+    "Squeeze",
+    "Reshape",
+    "Identity",
+    "Slice",
+    "Transpose",
+    "Concat",
+    "Flatten",
+    "Expand",
+    "Tile",
+}
 
 
 def _integer_range(graph: onnx.GraphProto, start: str, facts: Facts) -> tuple[int | None, tuple[int, ...]]:
@@ -123,7 +136,9 @@ def sizes(specs: Sequence[InputSpec], fixed: Mapping[str, Sequence[int]] | None 
         yield _fill(specs, {**dict.fromkeys(free, 1), **option, **bound})
 
 
-def other_sizes(specs: Sequence[InputSpec], base: Shapes, fixed: Mapping[str, Sequence[int]] | None = None) -> Iterator[Shapes]:
+def other_sizes(
+    specs: Sequence[InputSpec], base: Shapes, fixed: Mapping[str, Sequence[int]] | None = None
+) -> Iterator[Shapes]:
     """Shapes that differ from `base` in whatever is dynamic, most different first: batch 2 or 3 and other sizes."""
     bound = _bind(specs, fixed or {})
     now = {d: n for s in specs for d, n in zip(s.dims, base[s.name], strict=True) if isinstance(d, str)}
@@ -201,7 +216,9 @@ DISTRIBUTIONS: dict[str, Callable[[np.random.Generator, tuple[int, ...]], np.nda
 }
 
 
-def draw(specs: Sequence[InputSpec], shapes: Shapes, distribution: str, seed: int, limit: int = INTEGER_LIMITS[0]) -> Feeds:
+def draw(
+    specs: Sequence[InputSpec], shapes: Shapes, distribution: str, seed: int, limit: int = INTEGER_LIMITS[0]
+) -> Feeds:
     """Values for all inputs; the same arguments give the same values.
 
     Args:
@@ -239,5 +256,3 @@ def _integers(spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator,
     info = np.iinfo(spec.dtype)
     low = -128 if spec.limit is None and spec.dtype == np.int8 else 0
     return rng.integers(low, min(top, info.max + 1), shape)
-
-

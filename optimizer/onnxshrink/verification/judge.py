@@ -16,13 +16,15 @@ from .compare import Difference, difference, is_float, spread
 
 #: How far above its noise floor a right result may be: the floor is one sample of a random quantity.
 FLOORS = 3.0
+_SAMPLE = 1 << 16
 
 
 @dataclass(frozen=True)
 class Judgement:
     """One tensor on one draw; all numbers but `worst` are relative to max|y|.
 
-    `errors` has the difference by optimization level, "off" and "on"; `worst` is the largest of them.
+    `errors` has the difference by optimization level, "off" and "on"; `worst` is the largest of them. `telling` is
+    false where the original's values themselves could hide a defect: mostly not finite, or of a few values only.
     """
 
     name: str
@@ -30,7 +32,7 @@ class Judgement:
     base: float
     errors: Mapping[str, Difference]
     spread: float
-    finite: bool
+    telling: bool
 
     @property
     def worst(self) -> Difference:
@@ -47,7 +49,7 @@ class Judgement:
     @property
     def evidence(self) -> bool:
         """Whether a defect would show on this draw."""
-        return self.finite and self.floor <= limit(self.base)
+        return self.telling and self.floor <= limit(self.base)
 
     @property
     def exceeds(self) -> bool:
@@ -83,10 +85,18 @@ def judge(name: str, base: float, expected: Mapping[str, np.ndarray], got: Mappi
     first = expected["off"] if "off" in expected else expected["on"]
     floor = max((difference(first, other).relative for other in expected.values()), default=0.0)
     errors = {level: difference(expected.get(level, first), value) for level, value in got.items()}
-    return Judgement(name, floor, base, errors, spread(first), _mostly_finite(first))
+    return Judgement(name, floor, base, errors, spread(first), telling(first))
 
 
-def _mostly_finite(a: np.ndarray) -> bool:
+def telling(a: np.ndarray) -> bool:
+    """Whether values carry enough to show a defect.
+
+    A detector that sees nothing answers with 0 and a few pixels of 3e-8, one step of its Sigmoid: noise floor and
+    difference are then 0, and prove nothing. Large float tensors must have at least 16 distinct values.
+    """
     if not is_float(a) or a.size == 0:
         return True
-    return bool(np.isfinite(a.astype(np.float32)).mean() >= 0.5)
+    sample = a.reshape(-1)[:: -(-a.size // _SAMPLE)].astype(np.float32)
+    if np.isfinite(sample).mean() < 0.5:
+        return False
+    return a.size < 64 or len(np.unique(sample)) >= 16

@@ -22,6 +22,7 @@ from .compare import is_float
 from .inputs import DISTRIBUTIONS, INTEGER_LIMITS, Feeds, InputSpec, Shapes, draw, other_sizes, signature, sizes
 from .judge import Judgement, judge
 from .pool import PLAIN, Arrays, BrokenError, Pool
+from .sensitivity import jitter, response
 from .stability import BASES, Level, needed_nodes
 from .variants import Source
 
@@ -32,11 +33,12 @@ LEVELS = {"off": False, "on": True}
 
 @dataclass(frozen=True)
 class Case:
-    """One draw: where it comes from, and the values."""
+    """One draw: where it comes from, the values, and the original's outputs if they are known already."""
 
     seed: int
     distribution: str
     feeds: Feeds
+    outputs: Arrays | None = None
 
     @property
     def shapes(self) -> Shapes:
@@ -58,13 +60,15 @@ class Options:
 class Trial:
     """A case with the outputs of original and result by level, and what was judged of them.
 
-    `got` stays empty where the original's noise made the draw useless and the result was not run.
+    `got` stays empty where the original's noise made the draw useless and the result was not run; `response` is how
+    far 1 % of the inputs moves each output (sensitivity.response), once that was asked for.
     """
 
     case: Case
     expected: dict[str, Arrays]
     got: dict[str, Arrays] = field(default_factory=dict)
     judged: list[Judgement] = field(default_factory=list)
+    response: dict[str, float] | None = None
 
 
 class Comparison:
@@ -81,11 +85,17 @@ class Comparison:
         self.trials: list[Trial] = []
         self.notes: list[str] = []
         self.integer_limit = INTEGER_LIMITS[0]
+        self.seconds_per_run = 0.0
         self._levels = dict(LEVELS)
-        self._started = time.monotonic()
+        self.deadline = time.monotonic() + 3 * BUDGET
         marks = original.marks
         self.fixed = {o for o in original.outputs if self._constant_in_result(o)}
         self.flipping = {o for o in original.outputs if marks.level(o) == Level.FLIPPING}
+
+    @property
+    def slow(self) -> bool:
+        """Whether runs are to be saved: the result is then run only on draws that can show a defect."""
+        return self.seconds_per_run > 0.25
 
     def base(self, name: str, value: np.ndarray) -> float:
         """The relative difference always allowed for a tensor: 0 where it must be equal to the bit."""
@@ -103,23 +113,23 @@ class Comparison:
         """
         cases = self._cases()
         first = next(cases)
-        count = min(self.options.seeds, max(2, int(BUDGET / (5 * max(self._seconds_per_run, 1e-4)))))
+        count = min(self.options.seeds, max(2, int(BUDGET / (5 * self.seconds_per_run))))
         batch = [first, *itertools.islice(cases, count - 1)]
-        search = False
-        while batch:
-            self._compare(batch, search)
-            if self.failures() or not self.lacking() or time.monotonic() - self._started > 3 * BUDGET:
+        self._compare(batch, search=self.slow and not self.flipping)
+        while not self.failures() and self.lacking() and time.monotonic() < self.deadline:
+            batch = list(itertools.islice(cases, 1 if self.slow else 2))
+            if not batch:
                 return
-            batch, search = list(itertools.islice(cases, 2)), True
+            self._compare(batch, search=True)
 
     def failures(self) -> list[Judgement]:
         """Outputs that differ by more than rounding, on draws that are evidence."""
         return [j for t in self.trials for j in t.judged if j.failed]
 
     def lacking(self) -> set[str]:
-        """Outputs without a draw that could show a defect, or that answer the same to every draw."""
+        """Outputs for which no draw yet could have shown a defect."""
         names = dict.fromkeys(j.name for t in self.trials for j in t.judged)
-        return {n for n in names if n not in self.fixed and not (self.proven(n) and self.varies(n))}
+        return {n for n in names if n not in self.fixed and not self.proven(n)}
 
     # Draws.
 
@@ -140,20 +150,26 @@ class Comparison:
         for i in np.unique(np.linspace(0, len(samples) - 1, self.options.seeds).round().astype(int))[1:]:
             yield Case(int(i), "data", samples[i])
         stacked = own_data.batch(samples, self.specs, 3)
-        if stacked is not None and self._runs(stacked):
-            yield Case(0, "data", stacked)
+        if stacked is not None and (outputs := self._outputs(stacked)) is not None:
+            yield Case(0, "data", stacked, outputs)
         yield from drawn
 
     def _drawn(self, base: Case, distributions: Sequence[str]) -> Iterator[Case]:
-        other: Shapes | None = None
+        """Drawn inputs, every second one at other sizes where there are free dimensions."""
+        others = iter(())
         if any(s.dynamic for s in self.specs):
-            for attempt, shapes in enumerate(other_sizes(self.specs, base.shapes, self.options.input_shapes)):
-                if attempt == 10 or self._runs(draw(self.specs, shapes, "normal", 0, self.integer_limit)):
-                    other = shapes if attempt < 10 else None
-                    break
+            others = itertools.islice(other_sizes(self.specs, base.shapes, self.options.input_shapes), 10)
+        other: Shapes | None = None
         for i, distribution in enumerate(distributions, start=1):
-            shapes = other if other is not None and i % 2 else base.shapes
-            yield Case(i, distribution, draw(self.specs, shapes, distribution, i, self.integer_limit))
+            for shapes in others if i % 2 and other is None else ():
+                feeds = draw(self.specs, shapes, distribution, i, self.integer_limit)
+                if (outputs := self._outputs(feeds)) is not None:
+                    other = shapes
+                    yield Case(i, distribution, feeds, outputs)
+                    break
+            else:
+                shapes = other if other is not None and i % 2 else base.shapes
+                yield Case(i, distribution, draw(self.specs, shapes, distribution, i, self.integer_limit))
 
     def _first(self, sample: Feeds | None) -> Case:
         """A case on which the original runs: the caller's sample, or drawn at sizes that are tried; and its time."""
@@ -161,17 +177,17 @@ class Comparison:
         error = "no size was tried"
         for limit, feeds in [(INTEGER_LIMITS[0], sample)] if sample is not None else self._attempts():
             try:
-                self.pool.run("original", PLAIN, False, feeds)
+                outputs = self.pool.run("original", PLAIN, False, feeds)
             except BrokenError as problem:
                 if not problem.running:
                     raise
                 error = problem.what
                 continue
             self.integer_limit = limit
-            self._started = time.monotonic()
+            before = time.monotonic()
             self.pool.run("original", PLAIN, False, feeds)
-            self._seconds_per_run = time.monotonic() - self._started
-            return Case(0, "data" if sample is not None else "normal", feeds)
+            self.seconds_per_run = max(time.monotonic() - before, 1e-4)
+            return Case(0, "data" if sample is not None else "normal", feeds, outputs)
         if sample is not None or self.options.input_shapes:
             raise InputError(f"the original does not run on these inputs: {error}")
         raise BrokenError("original", f"it ran on none of the inputs that were tried, last: {error}")
@@ -182,12 +198,12 @@ class Comparison:
             for shapes in sizes(self.specs, self.options.input_shapes):
                 yield limit, draw(self.specs, shapes, "normal", 0, limit)
 
-    def _runs(self, feeds: Feeds) -> bool:
+    def _outputs(self, feeds: Feeds) -> Arrays | None:
+        """What the original answers; None where it does not run."""
         try:
-            self.pool.run("original", PLAIN, False, feeds)
+            return self.pool.run("original", PLAIN, False, feeds)
         except BrokenError:
-            return False
-        return True
+            return None
 
     # Comparing.
 
@@ -198,7 +214,8 @@ class Comparison:
             self.options.progress(f"original, optimizations {level}, {len(cases)} draws")
             try:
                 for i, case in enumerate(cases):
-                    expected[i][level] = self.pool.run("original", PLAIN, optimize, case.feeds)
+                    known = case.outputs if not optimize else None
+                    expected[i][level] = known or self.pool.run("original", PLAIN, optimize, case.feeds)
             except BrokenError as problem:
                 if not optimize:
                     raise
@@ -221,7 +238,7 @@ class Comparison:
         for trial in trials:
             trial.judged = self._judge(trial)
             if any(j.failed for j in trial.judged):
-                floors = self.jitter(trial.case)
+                floors = jitter(self.pool, trial.case.feeds, 1 if self.slow else 2)
                 trial.judged = [j.with_floor(floors.get(j.name, 0.0)) if j.base else j for j in trial.judged]
 
     def _judge(self, trial: Trial) -> list[Judgement]:
@@ -241,60 +258,37 @@ class Comparison:
         """The graph output that a part of a sequence belongs to."""
         return name if name in self.original.outputs else re.sub(r"(\.length|\[[^]]*\])+$", "", name)
 
-    def jitter(self, case: Case, samples: int = 2) -> dict[str, float]:
-        """How much each output moves when the last bit of the inputs does: the model's own amplification of rounding.
-
-        On against off shows nothing where optimizations find nothing to fuse; this shows it before a verdict of
-        "differs" is given.
-        """
-        rng = np.random.default_rng(case.seed)
-        still = self.pool.run("original", PLAIN, False, case.feeds)
-        worst = dict.fromkeys(still, 0.0)
-        for _ in range(samples):
-            feeds = {}
-            for name, value in case.feeds.items():
-                if is_float(value):
-                    signs = rng.choice(np.array([-1, 1]), value.shape)
-                    ulp = np.finfo(value.dtype).eps if value.dtype.kind == "f" else 2.0**-8
-                    value = (value.astype(np.float64) * (1 + signs * float(ulp))).astype(value.dtype)
-                feeds[name] = value
-            moved = self.pool.run("original", PLAIN, False, feeds)
-            for name, value in still.items():
-                other = moved.get(name)
-                change = judge(name, 0.0, {"off": value}, {"off": other}).error if other is not None else np.inf
-                worst[name] = max(worst[name], float(change))
-        return worst
-
     def flips(self, name: str) -> tuple[float, float, float]:
-        """For an output behind a discontinuity: the largest difference of the result, what rounding alone does to the
-        original, and the difference that is always allowed."""
+        """For an output behind a discontinuity: how far the result is off, and what is rounding.
+
+        Returns:
+            The largest difference of the result, the largest that rounding alone makes in the original, and the one
+            that is always allowed; all relative to max|y|.
+        """
         error = floor = base = 0.0
         for trial in [t for t in self.trials if t.got]:
             judgement = judge(name, 0.0, *self.values(trial, name))
             error = max(error, judgement.error)
-            floor = max(floor, judgement.floor, self.jitter(trial.case, 3).get(name, 0.0))
+            floor = max(floor, judgement.floor, jitter(self.pool, trial.case.feeds, 3).get(name, 0.0))
             base = self.base(name, next(iter(trial.expected.values()))[name])
         return error, floor, base
 
     # Evidence.
 
     def proven(self, name: str) -> bool:
-        """Whether some draw could have shown a defect in this output."""
-        return any(j.name == name and j.evidence for t in self.trials if t.got for j in t.judged)
-
-    def varies(self, name: str) -> bool:
-        """Whether an output depends on its inputs in what was run: two draws of one shape differ, or rows of a batch."""
-        seen: dict[tuple[int, ...], np.ndarray] = {}
+        """Whether on some draw a defect would have shown in this output: low noise, and it answers to its inputs."""
+        computed = self.original.marks.level(self.output_of(name)) >= Level.ROUNDED
         for trial in self.trials:
-            value = next(iter(trial.expected.values()))[name]
-            if value.shape in seen:
-                if not np.array_equal(seen[value.shape], value):
-                    return True
-            elif value.ndim and len(value) > 1 and any(not np.array_equal(value[0], row) for row in value[1:]):
+            judgement = next((j for j in trial.judged if j.name == name), None)
+            if judgement is None or not judgement.evidence or not trial.got:
+                continue
+            if not computed:
                 return True
-            seen[value.shape] = value
-        lone = len(seen) == len(self.trials)
-        return lone and any(j.spread > 0 for t in self.trials for j in t.judged if j.name == name)
+            if trial.response is None:
+                trial.response = response(self.pool, trial.case.feeds, trial.expected["off"])
+            if trial.response.get(name, 0.0) > judgement.bound:
+                return True
+        return False
 
     def _constant_in_result(self, output: str) -> bool:
         """Whether the result computes this output from no input at all: a network that ended as a constant."""

@@ -11,13 +11,14 @@ taken out and its pieces are joined. Only outputs, and tensors that an index or 
 
 from __future__ import annotations
 
+import functools
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
-
 
 from .judge import Judgement, judge
 from .numbers import LEVELS, Comparison, Trial
@@ -27,6 +28,7 @@ from .stability import BASES, Level, captured, inner_graphs, needed_nodes, stabi
 from .structure import label
 from .variants import GIVEN, given_model, with_given, with_outputs
 
+SIDES: tuple[Side, Side] = ("original", "result")
 SEEN, PIECES = "seen", "pieces"
 #: Operators that read every element of what they order or select from: there garbage is no excuse.
 _WHOLE = {"TopK", "ArgMax", "ArgMin", "NonMaxSuppression", "NonZero", "Unique", "Hardmax"}
@@ -95,7 +97,9 @@ class _Piecewise:
         """Whether two nodes are one operator with the same operands: variables by name, constants by value."""
         if (node.op_type, domain_of(node), list(node.output)) != (twin.op_type, domain_of(twin), list(twin.output)):
             return False
-        if sorted(a.SerializeToString() for a in node.attribute) != sorted(a.SerializeToString() for a in twin.attribute):
+        if sorted(a.SerializeToString() for a in node.attribute) != sorted(
+            a.SerializeToString() for a in twin.attribute
+        ):
             return False
         if len(node.input) != len(twin.input):
             return False
@@ -116,8 +120,7 @@ class _Piecewise:
 
     def _dense(self) -> list[str]:
         """Float tensors that both models compute from their inputs, in graph order, as many as memory allows."""
-        shapes = {n: v for n, v in self.trials[0].case.shapes.items()}
-        facts = model_facts(self.a.model, self.a.folder, shapes)
+        facts = model_facts(self.a.model, self.a.folder, self.trials[0].case.shapes)
         names = [
             n
             for n in self.a.producers
@@ -131,34 +134,55 @@ class _Piecewise:
 
     def run(self) -> Pieces:
         shared = [n for n in dict.fromkeys([*self.jumps, *self.fronts, *self.inner]) if n in self.b.producers]
-        for side in ("original", "result"):
+        for side in SIDES:
             source = self.pool.sources[side]
-            self.pool.define(side, SEEN, lambda source=source: with_outputs(source, shared))  # type: ignore[misc]
+            self.pool.define(side, SEEN, functools.partial(with_outputs, source, shared))
         values = [self.pool.run("original", SEEN, False, t.case.feeds) for t in self.trials]
-        seen = self.pool.run("result", SEEN, False, self.trials[0].case.feeds)
-        given = self._agreeing(shared, values[0], seen)
+        feeds = self.trials[0].case.feeds
+        mine = {"off": values[0], "on": self.pool.run("original", SEEN, True, feeds)}
+        other = self.pool.run("result", SEEN, False, feeds)
+        given = self._agreeing(shared, mine, other)
         for last in range(_ROUNDS):
             wrong = self._round(given, values)
-            if not wrong or last == _ROUNDS - 1:
+            if not wrong or last == _ROUNDS - 1 or time.monotonic() > self.c.deadline:
                 break
             given = [n for n in given if n not in wrong]
         self._conclude(given)
         return self.found
 
-    def _agreeing(self, shared: list[str], mine: Arrays, other: Arrays) -> list[str]:
-        """Tensors that can be given: of one dtype and shape in both models, or of a size that may flip."""
+    def _agreeing(self, shared: list[str], mine: dict[str, Arrays], other: Arrays) -> list[str]:
+        """Tensors that can be given: of one dtype and shape in both models, or of a size that may flip; and equal
+        already when nothing is given, unless noise or flips before them leave that open.
+        """
         given = []
         for name in shared:
-            if name not in self.jumps and name not in self.inner:
-                continue
-            x, y = mine.get(name), other.get(name)
+            x, y = mine["off"].get(name), other.get(name)
             if x is None or y is None or x.dtype != y.dtype or x.ndim != y.ndim:
                 continue
-            if x.shape == y.shape or (name in self.jumps and self._same_reads(self.jumps[name], mine, other)):
+            if x.shape != y.shape:
+                if name in self.jumps and self._same_reads(self.jumps[name], mine["off"], other):
+                    given.append(name)
+                continue
+            if self.a.marks.level(name) == Level.ROUNDED:
+                before = {level: arrays[name] for level, arrays in mine.items()}
+                judgement = judge(name, self.c.base(name, x), before, {"off": y})
+                if judgement.failed:
+                    self._differs(judgement)
+                    continue
+            if name in self.jumps or name in self.inner:
                 given.append(name)
-        joined = {label(self.jumps[n]) for n in self.jumps if n not in given}
-        self.found.joined += sorted(joined)
-        return [n for n in given if n not in self.jumps or label(self.jumps[n]) not in joined]
+        usable = {n for n in self.jumps if n in given and not self._reads_differing(self.jumps[n])}
+        self.found.joined += sorted({label(node) for n, node in self.jumps.items() if n not in usable})
+        return [n for n in given if n not in self.jumps or n in usable]
+
+    def _differs(self, judgement: Judgement) -> None:
+        self.found.differing.setdefault(judgement.name, judgement.error)
+        for node in self.fronts.get(judgement.name, ()):
+            if node.op_type in _WHOLE:
+                self.found.broken.append((label(node), judgement))
+
+    def _reads_differing(self, node: onnx.NodeProto) -> bool:
+        return any(name in self.found.differing for name in node.input)
 
     def _same_reads(self, node: onnx.NodeProto, mine: Arrays, other: Arrays) -> bool:
         reads = [n for n in node.input if n in mine and n in other]
@@ -169,12 +193,11 @@ class _Piecewise:
         sample = {n: values[0][n] for n in given}
         fronts = [n for n, nodes in self.fronts.items() if any(o in given for node in nodes for o in node.output)]
         shown = list(dict.fromkeys([*given, *fronts]))
-        for side in ("original", "result"):
-            source = self.pool.sources[side]
-            self.pool.define(side, PIECES, lambda source=source: with_given(source, sample, shown))  # type: ignore[misc]
+        for side in SIDES:
+            self.pool.define(side, PIECES, functools.partial(with_given, self.pool.sources[side], sample, shown))
         model = given_model(self.a, sample, shown)
         marks = stability(model.graph, model_facts(model, self.a.folder), [n + GIVEN for n in given])
-        self.found.judged, self.found.broken, self.found.compared = [], [], len(shown)
+        self.found.judged, self.found.compared = [], len(shown)
         wrong: set[str] = set()
         for trial, value in zip(self.trials, values, strict=True):
             feeds = {**trial.case.feeds, **{n + GIVEN: value[n] for n in given}}
@@ -190,8 +213,9 @@ class _Piecewise:
             self.found.judged.append(judged)
             for judgement in judged:
                 if judgement.failed and judgement.name not in self.a.outputs:
-                    self.found.differing[judgement.name] = judgement.error
-                    wrong |= self._consequence(judgement)
+                    self.found.differing.setdefault(judgement.name, judgement.error)
+                    wrong.add(judgement.name)
+                    wrong.update(o for node in self.fronts.get(judgement.name, ()) for o in node.output)
         return wrong & set(given)
 
     def _run(self, side: Side, level: str, feeds: Arrays) -> Arrays:
@@ -207,15 +231,6 @@ class _Piecewise:
             one = {k: np.abs(v.astype(np.int32) - expected["off"].astype(np.int32)) // 2 for k, v in got.items()}
             return judge(name, 0.0, {"off": np.zeros_like(one["off"])}, one)
         return judge(name, self.c.base(name, expected["off"]), expected, got)
-
-    def _consequence(self, judgement: Judgement) -> set[str]:
-        """What cannot be given where this tensor differs: itself, and what discontinuous nodes make of it."""
-        out = {judgement.name}
-        for node in self.fronts.get(judgement.name, ()):
-            out.update(node.output)
-            if node.op_type in _WHOLE:
-                self.found.broken.append((label(node), judgement))
-        return out
 
     def _conclude(self, given: list[str]) -> None:
         sure = {n for n in given if n in self.jumps and not self._steps(n)}

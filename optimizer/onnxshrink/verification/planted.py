@@ -102,9 +102,7 @@ def plant(
     if moved > bound:
         broken.append(f"unread channels move an output by {moved:.1e} of its largest value")
     off, wrong = _values(path, proto, feed, known, bound) if known else (0.0, [])
-    return Planted(
-        sum(len(c.slices) for c in unread), moved, sum(len(c.slices) for c in known), off, (*broken, *wrong)
-    )
+    return Planted(sum(len(c.slices) for c in unread), moved, sum(len(c.slices) for c in known), off, (*broken, *wrong))
 
 
 def _run(path: Path, proto: onnx.ModelProto, feed: Mapping[str, np.ndarray], names: list[str]) -> list[np.ndarray]:
@@ -115,7 +113,11 @@ def _run(path: Path, proto: onnx.ModelProto, feed: Mapping[str, np.ndarray], nam
 
 
 def _noise(
-    path: Path, proto: onnx.ModelProto, feed: Mapping[str, np.ndarray], unread: list[Any], names: list[str],
+    path: Path,
+    proto: onnx.ModelProto,
+    feed: Mapping[str, np.ndarray],
+    unread: list[Any],
+    names: list[str],
     clean: list[np.ndarray],
 ) -> float:
     """Largest relative change of an output when unread slices hold noise."""
@@ -147,7 +149,9 @@ def _noise(
                     noisy.graph.node.insert(
                         len(noisy.graph.node) - 1,
                         helper.make_node(
-                            "Constant", [], [f"{name}@{label}"],
+                            "Constant",
+                            [],
+                            [f"{name}@{label}"],
                             value=numpy_helper.from_array(array.reshape(column), f"{name}@{label}"),
                         ),
                     )

@@ -52,7 +52,12 @@ class Pool:
             self._open.pop((side, variant, optimize), None)
 
     def run(
-        self, side: Side, variant: str, optimize: bool, feeds: Mapping[str, np.ndarray], names: Sequence[str] | None = None
+        self,
+        side: Side,
+        variant: str,
+        optimize: bool,
+        feeds: Mapping[str, np.ndarray],
+        names: Sequence[str] | None = None,
     ) -> Arrays:
         """Outputs by name.
 

@@ -77,7 +77,7 @@ def _convolution(x: int, w: int, bias: int, per_filter: Sequence[int] = ()) -> C
             return
         if isinstance(weight[1], int) and differ(channels, weight[1] * group):
             yield f"input has {channels} channels, weight {text(weight)} with group {group} expects {weight[1] * group}"
-        if group < 1 or isinstance(weight[0], int) and weight[0] % group:
+        if group < 1 or (isinstance(weight[0], int) and weight[0] % group):
             yield f"group {group} does not divide the {weight[0]} filters"
         if isinstance(weight[0], int) and 0 in weight[:2]:
             yield f"weight {text(weight)} has no channel left"
@@ -98,7 +98,7 @@ def _transposed(op: Op) -> Findings:
         return
     if differ(channels, weight[0]):
         yield f"input has {channels} channels, weight {text(weight)} expects {weight[0]}"
-    if group < 1 or isinstance(weight[0], int) and weight[0] % group:
+    if group < 1 or (isinstance(weight[0], int) and weight[0] % group):
         yield f"group {group} does not divide the {weight[0]} input channels"
     if isinstance(weight[1], int):
         yield from _vector(op, 2, "bias", weight[1] * group, "the weight makes channels:")
@@ -109,7 +109,9 @@ def _per_channel(*operands: int) -> Callable[[Op], Findings]:
         if op.attr("spatial", 1) == 0 or (op.shape(0) is not None and len(op.shape(0) or ()) < 2):
             return
         for i in operands:
-            yield from _vector(op, i, f"operand {i} ({op.node.input[i] if op.has(i) else ''})", op.dim(0, 1), "channels:")
+            yield from _vector(
+                op, i, f"operand {i} ({op.node.input[i] if op.has(i) else ''})", op.dim(0, 1), "channels:"
+            )
         sizes = {d for i in operands if isinstance(d := op.dim(i, 0), int)}
         if len(sizes) > 1:
             yield f"its parameters have different sizes: {sorted(sizes)}"
@@ -131,7 +133,9 @@ def _layer_norm(op: Op) -> Findings:
     if data is None:
         return
     for i in (1, 2):
-        yield from _broadcast_to(op.shape(i), data[axis:] if axis < 0 else data[axis:], f"operand {i}", "normalized shape")
+        yield from _broadcast_to(
+            op.shape(i), data[axis:] if axis < 0 else data[axis:], f"operand {i}", "normalized shape"
+        )
 
 
 def _broadcast_to(small: Shape, large: Shape, what: str, target: str) -> Findings:
@@ -410,7 +414,12 @@ def _recurrent(gates: int) -> Callable[[Op], Findings]:
         hidden = op.attr("hidden_size") or op.dim(2, 2)
         if not isinstance(hidden, int):
             return
-        for i, axis, want in ((1, 1, gates * hidden), (2, 1, gates * hidden), (2, 2, hidden), (3, 1, 2 * gates * hidden)):
+        for i, axis, want in (
+            (1, 1, gates * hidden),
+            (2, 1, gates * hidden),
+            (2, 2, hidden),
+            (3, 1, 2 * gates * hidden),
+        ):
             if differ(op.dim(i, axis), want):
                 yield f"operand {i} {text(op.shape(i))} should have {want} on axis {axis}"
         if differ(op.dim(0, 2), op.dim(1, 2)):
@@ -446,10 +455,7 @@ def _boxes(op: Op) -> Findings:
         yield f"{op.dim(0, 1)} boxes for {op.dim(1, 2)} scores"
 
 
-BINARY = (
-    "Add Sub Mul Div Pow Mod And Or Xor Equal Less Greater LessOrEqual GreaterOrEqual BitShift BitwiseAnd BitwiseOr "
-    "BitwiseXor Max Min Sum Mean Where"
-).split()
+BINARY = ["Add", "Sub", "Mul", "Div", "Pow", "Mod", "And", "Or", "Xor", "Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Max", "Min", "Sum", "Mean", "Where"]
 
 #: (operator of ONNX's own domain, predicate). An operator that is not here is not judged.
 TABLE: dict[str, Callable[[Op], Findings]] = {

@@ -72,7 +72,9 @@ class Verification:
             )
         count = sum(d.evidence for d in self.draws)
         kinds = ", ".join(dict.fromkeys(d.distribution for d in self.draws if d.evidence)) or "none"
-        rests = f"{count} of {len(self.draws)} draws are evidence ({kinds}), optimizations off and on, {self.seconds:.1f} s"
+        rests = (
+            f"{count} of {len(self.draws)} draws are evidence ({kinds}), optimizations off and on, {self.seconds:.1f} s"
+        )
         return f"{word}{numbers}\n{'; '.join([rests, *self.notes[:3]])}"
 
 

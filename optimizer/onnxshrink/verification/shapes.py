@@ -114,7 +114,9 @@ def _graph(graph: onnx.GraphProto, facts: Facts, folder: Path | None, input_shap
         shape = input_shapes.get(value.name) or dims_of(value)
         if shape is not None:
             # One symbol per axis: exporters write "?" or "None" for dimensions that are not equal.
-            facts.shapes[value.name] = tuple(d if isinstance(d, int) else f"{value.name}.{i}" for i, d in enumerate(shape))
+            facts.shapes[value.name] = tuple(
+                d if isinstance(d, int) else f"{value.name}.{i}" for i, d in enumerate(shape)
+            )
     for node in graph.node:
         _node(node, facts, folder)
 
@@ -145,9 +147,7 @@ def _node(node: onnx.NodeProto, facts: Facts, folder: Path | None) -> None:
             if a.name == "value":
                 _constant(node.output[0], a.t, facts, folder)
             elif a.name in ("value_int", "value_ints", "value_float", "value_floats"):
-                array = np.asarray(
-                    onnx.helper.get_attribute_value(a), np.int64 if "int" in a.name else np.float32
-                )
+                array = np.asarray(onnx.helper.get_attribute_value(a), np.int64 if "int" in a.name else np.float32)
                 _constant(node.output[0], numpy_helper.from_array(array), facts, folder)
         return
     if domain == "" and node.op_type in ("If", "Loop", "Scan"):
@@ -255,7 +255,9 @@ def _branches(node: onnx.NodeProto, facts: Facts, folder: Path | None) -> None:
             first = shapes[0] if shapes else None
             if first is not None and all(s is not None and len(s) == len(first) for s in shapes):
                 columns = zip(*[s for s in shapes if s is not None], strict=True)
-                facts.shapes[name] = tuple(c[0] if isinstance(c[0], int) and len(set(c)) == 1 else None for c in columns)
+                facts.shapes[name] = tuple(
+                    c[0] if isinstance(c[0], int) and len(set(c)) == 1 else None for c in columns
+                )
 
 
 def merge(a: Shape, b: Shape) -> Shape:
@@ -320,7 +322,9 @@ def _expand(node: onnx.NodeProto, facts: Facts) -> Shape:
         return None
     size = max(len(given), len(target))
     rows = zip((1,) * (size - len(given)) + given, (1,) * (size - len(target)) + target, strict=True)
-    return tuple(b if a == 1 else a if b == 1 or isinstance(a, int) else b if isinstance(b, int) else None for a, b in rows)
+    return tuple(
+        b if a == 1 else a if b == 1 or isinstance(a, int) else b if isinstance(b, int) else None for a, b in rows
+    )
 
 
 def _resize(node: onnx.NodeProto, facts: Facts) -> Shape:

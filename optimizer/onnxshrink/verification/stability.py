@@ -38,17 +38,19 @@ _SHAPE_ONLY = {"Shape", "Size", "EyeLike"}
 _QUANTIZERS = {"QuantizeLinear", "DynamicQuantizeLinear"}
 _STEPS = {"Round", "Floor", "Ceil", "Sign", "Mod", "Hardmax", "Shrink", "ThresholdedRelu", "TopK", "MaxRoiPool"}
 #: Float operators that move or select values and round nothing.
-_UNROUNDED = set(
-    "Reshape Transpose Slice Gather Concat Split Squeeze Unsqueeze Identity Expand Tile Flatten Pad DepthToSpace "
-    "SpaceToDepth GatherND GatherElements ScatterND ScatterElements Where Cast CastLike Relu Max Min MaxPool "
-    "GlobalMaxPool Abs Neg Clip Compress ReduceMax ReduceMin Dropout".split()
-) | _STEPS
+_UNROUNDED = (
+    set(
+        ["Reshape", "Transpose", "Slice", "Gather", "Concat", "Split", "Squeeze", "Unsqueeze", "Identity", "Expand", "Tile", "Flatten", "Pad", "DepthToSpace", "SpaceToDepth", "GatherND", "GatherElements", "ScatterND", "ScatterElements", "Where", "Cast", "CastLike", "Relu", "Max", "Min", "MaxPool", "GlobalMaxPool", "Abs", "Neg", "Clip", "Compress", "ReduceMax", "ReduceMin", "Dropout"]
+    )
+    | _STEPS
+)
 
 
 @dataclass
 class Stability:
     """`levels` and `bases` by tensor name; `jumps`: the discontinuous nodes that rounding reaches, in graph order;
-    `random`: the nodes that draw random numbers on the way to an output."""
+    `random`: the nodes that draw random numbers on the way to an output.
+    """
 
     levels: dict[str, Level] = field(default_factory=dict)
     bases: dict[str, float] = field(default_factory=dict)

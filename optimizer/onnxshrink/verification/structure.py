@@ -96,7 +96,9 @@ def _inputs(model: onnx.ModelProto) -> Iterator[Finding]:
     for tensor in model.graph.initializer:
         if tensor.name not in declared:
             if model.ir_version < 4:
-                yield Finding("graph", f"initializer `{tensor.name}` is not among the inputs, IR {model.ir_version} wants it")
+                yield Finding(
+                    "graph", f"initializer `{tensor.name}` is not among the inputs, IR {model.ir_version} wants it"
+                )
         else:
             shape = declared[tensor.name]
             if shape is not None and (
@@ -124,7 +126,9 @@ _FIELDS = ("float_data", "int32_data", "string_data", "int64_data", "double_data
 def _payload(tensor: TensorProto, folder: Path | None) -> str | None:
     count = math.prod(tensor.dims)
     if tensor.data_type == TensorProto.STRING:
-        return None if len(tensor.string_data) == count else f"{len(tensor.string_data)} strings for {list(tensor.dims)}"
+        return (
+            None if len(tensor.string_data) == count else f"{len(tensor.string_data)} strings for {list(tensor.dims)}"
+        )
     name = TensorProto.DataType.Name(tensor.data_type)
     bits = next((b for key, b in (("INT2", 2), ("INT4", 4), ("FLOAT4", 4)) if key in name), 0)
     if not bits:
@@ -157,7 +161,9 @@ def _nodes(graph: onnx.GraphProto, facts: Facts) -> Iterator[Finding]:
         if domain == "" and (predicate := TABLE.get(node.op_type)) and domain in facts.opsets:
             for what in predicate(Op(node, facts, facts.opsets[domain])):
                 yield Finding(label(node), what)
-        for inner, known in zip(_graphs(node), facts.inner.get(node.output[0], ()) if node.output else (), strict=False):
+        for inner, known in zip(
+            _graphs(node), facts.inner.get(node.output[0], ()) if node.output else (), strict=False
+        ):
             yield from _nodes(inner, known)
 
 
@@ -169,7 +175,9 @@ def _declared(graph: onnx.GraphProto, facts: Facts) -> Iterator[Finding]:
             if says is None or computes is None:
                 continue
             if len(says) != len(computes) or any(differ(a, b) for a, b in zip(says, computes, strict=True)):
-                yield Finding("graph", f"{kind} `{value.name}` is declared {text(says)}, the graph computes {text(computes)}")
+                yield Finding(
+                    "graph", f"{kind} `{value.name}` is declared {text(says)}, the graph computes {text(computes)}"
+                )
 
 
 def _compared(model: onnx.ModelProto, facts: Facts, original: onnx.ModelProto, before: Facts) -> Iterator[Finding]:

@@ -1,0 +1,92 @@
+"""How the original itself answers to small changes: the last bit of weights and inputs, and one per cent of the inputs.
+
+The first says how far rounding alone can move an output, which optimizations on against off show only where there is
+something to fuse. The second says whether an output answers at all: a saturated one hides any defect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from .compare import difference, is_float
+from .pool import BIG, PLAIN, Arrays, Pool
+from .variants import Source
+
+_JITTERED = "jittered"
+
+
+def jitter(pool: Pool, feeds: Mapping[str, np.ndarray], samples: int = 2) -> dict[str, float]:
+    """Largest change of each output, relative to max|y|, when the last bit of weights and inputs moves at random.
+
+    Weights that are too large to be held once more stay as they are.
+    """
+    source = pool.sources["original"]
+    variant = PLAIN
+    if source.bytes_of_weights() <= BIG:
+        pool.define("original", _JITTERED, lambda: _jittered(source))
+        variant = _JITTERED
+    still = pool.run("original", PLAIN, False, feeds)
+    worst = dict.fromkeys(still, 0.0)
+    for seed in range(samples):
+        rng = np.random.default_rng(seed)
+        moved = pool.run("original", variant, False, {name: _shaken(v, rng) for name, v in feeds.items()})
+        for name, change in _changes(still, moved).items():
+            worst[name] = max(worst[name], change)
+    return worst
+
+
+def response(pool: Pool, feeds: Mapping[str, np.ndarray], still: Arrays) -> dict[str, float]:
+    """Change of each output, relative to max|y|, when every float input moves by about 1 % at random.
+
+    Integer and boolean inputs, where there are no floats, change in one of ten places to another value that is there.
+
+    Args:
+        pool: sessions.
+        feeds: inputs.
+        still: the outputs for them, optimizations off.
+    """
+    rng = np.random.default_rng(1)
+    floats = any(is_float(v) for v in feeds.values())
+    moved = {}
+    for name, value in feeds.items():
+        if is_float(value):
+            # Scaled and shaken: a normalization undoes the one, a mean the other.
+            value = (value.astype(np.float64) * (1.01 + 0.01 * rng.standard_normal(value.shape))).astype(value.dtype)
+        elif not floats and value.size:
+            value = np.where(
+                rng.random(value.shape) < 0.1, rng.permutation(value.reshape(-1)).reshape(value.shape), value
+            )
+        moved[name] = value
+    return _changes(still, pool.run("original", PLAIN, False, moved))
+
+
+def _changes(still: Arrays, moved: Arrays) -> dict[str, float]:
+    missing = np.empty(0, dtype=object)
+    return {name: difference(value, moved.get(name, missing)).relative for name, value in still.items()}
+
+
+def _shaken(value: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    if not is_float(value) or value.size == 0:
+        return value
+    last_bit = float(np.finfo(value.dtype).eps) if value.dtype.kind == "f" else 2.0**-7
+    noise = 1 + last_bit * rng.uniform(-1, 1, value.shape).astype(np.float64)
+    return (value.astype(np.float64) * noise).astype(value.dtype)
+
+
+def _jittered(source: Source) -> bytes:
+    """The original with noise in the last bit of its weights; tensors of rank below 2 may be sizes or thresholds."""
+    rng = np.random.default_rng(0)
+    model = onnx.ModelProto()
+    model.CopyFrom(source.model)
+    constants = [a.t for n in model.graph.node if n.op_type == "Constant" for a in n.attribute if a.name == "value"]
+    for tensor in [*model.graph.initializer, *constants]:
+        if len(tensor.dims) < 2:
+            continue
+        array = source.file.array(tensor)
+        if is_float(array):
+            tensor.CopyFrom(numpy_helper.from_array(_shaken(array, rng), tensor.name))
+    return model.SerializeToString()

@@ -121,7 +121,7 @@ class Training:
             group["lr"] = self.settings.gate_rate
 
     def run_epoch(self, epoch: Epoch, images: Images, tick: Callable[[int], None]) -> dict[str, float]:
-        """Train for one epoch and prune if the plan says so; returns what is worth logging."""
+        """Train for one epoch; returns what is worth logging."""
         s = self.settings
         rate = {"dense": s.dense_rate, "search": s.search_rate, "finetune": s.finetune_rate}[epoch.phase]
         searching = epoch.phase == "search"
@@ -161,9 +161,6 @@ class Training:
                 w = torch.cat([gate.weights()[gate.mask > 0] for gate in gate_list])
                 result["undecided"] = int(((w > 0.1) & (w < 0.9)).sum())
                 result["relaxed_macs"] = gates.relative_macs(self.contractions).item()
-        if epoch.prune_at is not None:
-            result["pruned_now"] = gates.prune_gates(self.network, epoch.prune_at)
-        result["kept_macs"] = gates.kept_macs(self.contractions)
         self.done += 1
         return result
 
@@ -212,7 +209,13 @@ def train(
             bar = progress.add_task(f"epoch {number + 1}/{len(epochs)} {epoch.phase}", total=len(images))
             began = time.monotonic()
             result = training.run_epoch(epoch, images, lambda n, bar=bar: progress.advance(bar, n))
-            result["check_accuracy"] = torch_accuracy(training.network, test.first(2000), settings.bf16)
+            check = test.first(2000)
+            if epoch.prune_at is not None:
+                # Close to the accuracy after it, or the gates were not decided.
+                result["accuracy_before_pruning"] = torch_accuracy(training.network, check, settings.bf16)
+                result["pruned_now"] = gates.prune_gates(training.network, epoch.prune_at)
+            result["kept_macs"] = gates.kept_macs(training.contractions)
+            result["check_accuracy"] = torch_accuracy(training.network, check, settings.bf16)
             result["seconds"] = time.monotonic() - began
             training.save(checkpoint)
             progress.remove_task(bar)

@@ -17,19 +17,24 @@ from tests.zoo.net import conv_outputs
 
 # The others have many multiply-adds (VGG-19: 20 G) or large weights and take longer.
 DEFAULT = ("squeezenet", "shufflenet", "inception_v1", "densenet121", "resnet50")
-each_network = pytest.mark.parametrize(
-    "name", [name if name in DEFAULT else pytest.param(name, marks=pytest.mark.slow) for name in light.NAMES]
-)
+NAMES = [name if name in DEFAULT else pytest.param(name, marks=pytest.mark.slow) for name in light.NAMES]
 
 
-@functools.lru_cache(maxsize=1)
-def planted(case: Case) -> light.Light:
-    return light.build(name)
+class Case:
+    """A planted network and, made when it is first asked for, its result without alignment."""
+
+    def __init__(self, name: str):
+        self.light = light.build(name)
+        self.before = self.light.model
+
+    @functools.cached_property
+    def after(self) -> ModelProto:
+        return onnxshrink.optimize(self.before, align=1, negligible=0, verify=False).model
 
 
-@functools.lru_cache(maxsize=1)
-def shrunk(case: Case) -> object:
-    return onnxshrink.optimize(planted(name).model, align=1, negligible=0, verify=False)
+@pytest.fixture(scope="module", params=NAMES)
+def case(request: pytest.FixtureRequest) -> Case:
+    return Case(request.param)
 
 
 def test_count_is_sound(case: Case) -> None:

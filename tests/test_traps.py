@@ -44,7 +44,6 @@ def original(trap: Trap) -> ModelProto:
 @functools.cache
 def shrunk(trap: Trap) -> ModelProto:
     """Exact cuts only, unverified, so that nothing but the cut itself is under test; see Trap.negligible."""
-    options = {"align": 1} if trap.negligible else {"align": 1, "negligible": 0, "verify": False}
     return onnxshrink.optimize(original(trap), **options(trap)).model
 
 
@@ -116,7 +115,6 @@ def test_removes_what_can_go(trap: Trap) -> None:
 
 @each_trap
 def test_running_twice_changes_nothing_more(trap: Trap) -> None:
-    options = {"align": 1} if trap.negligible else {"align": 1, "negligible": 0, "verify": False}
     again = onnxshrink.optimize(shrunk(trap), **options(trap)).model
     assert again.graph == shrunk(trap).graph
 
@@ -124,7 +122,6 @@ def test_running_twice_changes_nothing_more(trap: Trap) -> None:
 @each_trap
 def test_input_is_not_touched_and_result_is_deterministic(trap: Trap) -> None:
     model = trap.build()
-    options = {"align": 1} if trap.negligible else {"align": 1, "negligible": 0, "verify": False}
     result = onnxshrink.optimize(model, **options(trap)).model
     assert model == original(trap)
     assert result.SerializeToString(deterministic=True) == shrunk(trap).SerializeToString(deterministic=True)

@@ -85,7 +85,10 @@ def draft(graph: Graph, options: Options) -> Draft:
     analysis = analyse(graph, options)
     execution = execute(analysis.solution, analysis.replaced, analysis.changed)
     cut = PlannedCut(analysis.solution)
-    return Draft(analysis, make_plan(analysis, execution.rewrites, cut.shape), execution)
+    plan = make_plan(analysis, execution.rewrites, cut.shape)
+    there = {o for node in execution.model.graph.node for o in node.output}
+    plan.removed_nodes = [n.label for n in graph.nodes if not there & set(n.outputs)]
+    return Draft(analysis, plan, execution)
 
 
 def optimize(

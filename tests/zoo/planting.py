@@ -192,32 +192,33 @@ def orbits_of(graph: ChannelGraph, producer: Producer, cache: dict) -> list[list
 
 
 def balanced_orbits(atoms: list[list[int]], sides: list[tuple[tuple[int, ...], int]]) -> list[list[int]]:
-    """Greedy: atoms are added to an orbit until it takes as many classes from each group, on every side."""
+    """Greedy: atoms are added to an orbit until it takes as many classes from each group, on every side.
+
+    Gives up after a few atoms in a row around which no orbit closes; what is left over is not planted.
+    """
     position = {root: index for index, atom in enumerate(atoms) for root in atom}
-    blocks = []
-    for side, group in sides:
-        counts = np.zeros((len(atoms), group), int)
+    most = max(group for _, group in sides)
+    counts, groups = np.zeros((len(atoms), len(sides), most), int), np.array([group for _, group in sides])
+    for number, (side, group) in enumerate(sides):
         for place, root in enumerate(side):
             if root in position:
-                counts[position[root], place * group // len(side)] += 1
-        blocks.append(counts)
+                counts[position[root], number, place * group // len(side)] += 1
 
-    def imbalance(totals: list[np.ndarray]) -> np.ndarray:
-        return sum(total.max(axis=-1) * total.shape[-1] - total.sum(axis=-1) for total in totals)
+    def imbalance(total: np.ndarray) -> np.ndarray:
+        return (total.max(axis=-1) * groups - total.sum(axis=-1)).sum(axis=-1)
 
-    free, orbits = list(range(len(atoms))), []
-    while free:
+    free, orbits, failures = list(range(len(atoms))), [], 0
+    while free and failures < 4:
         orbit, rest = [free[0]], free[1:]
-        totals = [counts[orbit[0]] for counts in blocks]
-        while rest and imbalance(totals) > 0 and len(orbit) < 64:
-            options = [total + counts[rest] for total, counts in zip(totals, blocks, strict=True)]
-            best = rest[int(np.argmin(imbalance(options)))]
+        total = counts[orbit[0]]
+        while rest and imbalance(total) > 0 and len(orbit) < 32:
+            best = rest[int(np.argmin(imbalance(total + counts[rest])))]
             orbit.append(best)
             rest.remove(best)
-            totals = [total + counts[best] for total, counts in zip(totals, blocks, strict=True)]
-        if imbalance(totals) > 0:
-            free = free[1:]
+            total = total + counts[best]
+        if imbalance(total) > 0:
+            free, failures = free[1:], failures + 1
         else:
             orbits.append([root for index in orbit for root in atoms[index]])
-            free = rest
+            free, failures = rest, 0
     return orbits

@@ -99,6 +99,22 @@ def act_Clip_negative_max() -> Net:
     return chain(clip(None, -0.5))
 
 
+@TRAPS.add(chain_cut(4), "Dropout with a second output, the mask, that nobody reads")
+def dropout_unused_mask() -> Net:
+    return chain(lambda net, t: net.op("Dropout", t, count=2))
+
+
+@TRAPS.add(chain_cut(4), "Dropout of opset 9 with its mask and a ratio")
+def dropout_opset9() -> Net:
+    return chain(lambda net, t: net.op("Dropout", t, count=2, ratio=0.5), opset=9)
+
+
+@TRAPS.add(None, "the mask of Dropout is an output: all ones, as wide as before")
+def dropout_visible_mask() -> Net:
+    net = chain(lambda net, t: net.op("Dropout", t, count=2, name="drop"))
+    return net.output("drop:1")
+
+
 @TRAPS.add(chain_cut(4), "0 * Sigmoid(0) = 0: the product of a known zero and a known half")
 def silu_sigmoid_mul() -> Net:
     return chain(lambda net, t: net.op("Mul", t, net.op("Sigmoid", t)))

@@ -141,6 +141,33 @@ def scale_shift_zero() -> Net:
     return chain(middle, zero=())
 
 
+def caffe_scale(closed: float) -> Net:
+    """Conv -> BatchNormalization -> Mul and Add by unsqueezed [C] parameters -> Relu -> Conv, as Caffe2 exports it.
+
+    Two of the dead channels have zero filters besides.
+    """
+
+    def middle(net: Net, t: str) -> str:
+        t = net.unread(net.batch_norm(t, 8), DEAD)
+        scale, shift = net.normal(8) + 2, net.normal(8)
+        scale[list(DEAD)], shift[list(DEAD)] = 0, closed
+        for op_type, values in (("Mul", scale), ("Add", shift)):
+            t = net.op(op_type, t, net.op("Unsqueeze", net.const(values), axes=[1, 2]))
+        return net.known(net.op("Relu", t), DEAD)
+
+    return chain(middle, zero=(1, 3), still_known=False, conv1={"bias": False}, opset=9)
+
+
+@TRAPS.add(4 * (BN_CHANNEL + 2), "a Caffe scale layer, zero on the dead channels")
+def caffe_scale_zero() -> Net:
+    return caffe_scale(0.0)
+
+
+@TRAPS.add(3 * (BN_CHANNEL + 2), "a Caffe scale layer, constant on the dead channels")
+def caffe_scale_constant() -> Net:
+    return caffe_scale(0.4)
+
+
 # --- gates: a multiplication by a closed gate
 
 GATE = np.array([0.0 if channel in DEAD else 0.4 + 0.1 * channel for channel in range(8)])

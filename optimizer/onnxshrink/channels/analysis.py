@@ -17,6 +17,7 @@ from . import negligible
 from .collapse import collapse_branches
 from .facts import propagate, understand
 from .negligible import Negligible
+from .shuffle import find_selections
 from .solve import Solution, solve
 
 
@@ -69,28 +70,47 @@ class Analysis:
 def analyse(graph: Graph, options: Options) -> Analysis:
     """Analyse a graph as `graph.view.build` made it; the graph itself only gains shapes."""
     before = understand(graph)
-    found = [n for n in negligible.find(before, options.negligible) if n.node not in options.exact_nodes]
-    solution, aligned, replaced, changed = _solved(before, found, options.align)
-    exact = _solved(before, [], options.align)[0] if found else solution
-    plain = propagate(_copy(graph), bounds=False)
-    unbounded = solution if _same_knowledge(before, plain) else _solved(plain, found, options.align)[0]
-    return Analysis(options, before, solution, found, replaced, changed, aligned, exact, unbounded)
+    work, found = _without_negligible(before, options)
+    plain = _propagated(_copy(work.graph), before, bounds=False)
+    exact = _solved(_copied(before), options.align)[0] if found else None
+    solution, aligned, replaced = _solved(work, options.align)
+    unbounded = solution if _same_knowledge(work, plain) else _solved(plain, options.align)[0]
+    changed = {item.tensor for item in found}
+    return Analysis(options, before, solution, found, replaced, changed, aligned, exact or solution, unbounded)
 
 
-def _solved(
-    context: Context, found: list[Negligible], align: int
-) -> tuple[Solution, dict[Port, np.ndarray], dict[str, str], set[str]]:
-    bounds = any(fact.low is not None for fact in context.facts.values())
-    graph = _copy(context.graph)
-    own = Context(graph, dict(context.facts))
+def _without_negligible(before: Context, options: Options) -> tuple[Context, list[Negligible]]:
+    """Facts of a graph whose negligible weights are zero, and what was negligible: first weights, then what they
+    leave in biases."""
+    work = _copied(before)
+    found: list[Negligible] = []
+    for find in (negligible.find, negligible.find_values):
+        more = [n for n in find(work, options.negligible) if n.node not in options.exact_nodes]
+        if more:
+            negligible.apply(work, more)
+            work = _propagated(work.graph, before, bounds=True)
+            found += more
+    return work, found
+
+
+def _solved(context: Context, align: int) -> tuple[Solution, dict[Port, np.ndarray], dict[str, str]]:
+    find_selections(context)
+    replaced = collapse_branches(context)
+    solution, aligned = solve(context, align=align)
+    return solution, aligned, replaced
+
+
+def _propagated(graph: Graph, like: Context, *, bounds: bool) -> Context:
+    context = propagate(graph, bounds=bounds)
+    context.elements = like.elements
+    return context
+
+
+def _copied(context: Context) -> Context:
+    """The same knowledge about a view of its own."""
+    own = Context(_copy(context.graph), dict(context.facts))
     own.elements = context.elements
-    changed = negligible.apply(own, found)
-    if changed:
-        own = propagate(graph, bounds=bounds)
-        own.elements = context.elements
-    replaced = collapse_branches(own)
-    solution, aligned = solve(own, align=align)
-    return solution, aligned, replaced, changed
+    return own
 
 
 def _copy(graph: Graph) -> Graph:

@@ -18,7 +18,7 @@ from ..ops import rule_for
 from ..ops.conv import Convolution
 from ..ops.fact import constant
 from ..ops.matmul import Multiplication
-from ..ops.rule import Context
+from ..ops.rule import Context, free_slices
 
 DEFAULT_RATIO = 1e-8
 
@@ -55,6 +55,33 @@ def find(context: Context, ratio: float) -> list[Negligible]:
             found += _of_product(node, rule, context, ratio)
         elif node.op == "BatchNormalization":
             found += _of_scale(node, context, ratio)
+    return found
+
+
+def find_values(context: Context, ratio: float) -> list[Negligible]:
+    """Biases of channels that are known to be constant and hold next to nothing, beside their layer's largest.
+
+    Without this, a channel that weight decay left at 1e-20 would be a constant to carry along.
+    """
+    found: list[Negligible] = []
+    for node in context.graph.nodes if ratio else ():
+        constants = context.graph.constants
+        if isinstance(rule_for(node), Convolution) and node.input(2) in constants:
+            bias, weight = constants[node.inputs[2]], context.array(node.inputs[1])
+            scale = 0.0 if weight is None else float(np.abs(weight).max(initial=0))
+            targets = [node.inputs[2]]
+        elif node.op == "BatchNormalization" and all(node.inputs[i] in constants for i in (1, 2)):
+            bias, scale = constants[node.inputs[2]], 0.0
+            targets = [node.inputs[1], node.inputs[2]]
+        else:
+            continue
+        uniform, value = free_slices(node.outputs[0], 1, context)
+        if bias.dtype.kind != "f" or uniform.size != bias.size:
+            continue
+        limit = ratio * max(scale, float(np.abs(bias.astype(np.float64)).max(initial=0)))
+        where = np.flatnonzero(uniform & (value != 0) & (np.abs(value) < limit))
+        for tensor in targets:
+            found += _slices(node, tensor, 0, where, np.abs(constants[tensor].astype(np.float64)))
     return found
 
 

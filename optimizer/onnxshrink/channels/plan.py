@@ -149,8 +149,6 @@ def make_plan(analysis: Analysis, rewrites: dict[int, Rewrite], cut_shape: Calla
             plan.kept[tensor] = axes
     kinds = _kinds(analysis)
     for node in graph.nodes:
-        if not solution.active(node):
-            plan.removed_nodes.append(node.label)
         if node.op in CONTRACTIONS and node.inputs[1] in graph.constants:
             layer = _layer(node, analysis, kinds, rewrites, cut_shape)
             if layer is not None:

@@ -43,7 +43,10 @@ class Solution:
             self._kept[tensor] = [np.full(s, p) for s, p in zip(sizes, pinned, strict=True)]
             self._live[tensor] = [np.full(s, p) for s, p in zip(sizes, pinned, strict=True)]
         for tensor in graph.outputs:
-            self._demand(tensor, None, OUTPUT, -1)
+            self._require(tensor)
+            for axis, mask in enumerate(self._live[tensor]):
+                mask[:] = True
+                self._keep((tensor, axis), mask.copy(), OUTPUT, -1)
         for tensor in graph.inputs:
             for axis in range(context.rank(tensor) or 0):
                 self._keep((tensor, axis), np.ones_like(self._kept[tensor][axis]), PIN, -1)
@@ -246,7 +249,10 @@ class Solution:
             if node.op not in CONTRACTIONS or not self.active(node):
                 continue
             out = node.outputs[0]
-            axis = 1 if node.op in ("Conv", "ConvTranspose") else (self.context.rank(out) or 1) - 1
+            rank = self.context.rank(out)
+            if not rank:
+                continue
+            axis = 1 if node.op in ("Conv", "ConvTranspose") else rank - 1
             mask = self.kept((out, axis))
             count = int(mask.sum())
             short = min(-count % multiple, mask.size - count)

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from ..errors import InputError
+
 SLOPE = 5.0
 ALPHA_START = 1.0
 
@@ -13,6 +15,10 @@ class Gate(nn.Module):
     Tensors that are added to each other share *one* Gate object, so that a residual stream keeps or drops a channel
     everywhere at once. A gate starts at sigmoid(5) = 0.993: nearly the identity.
 
+    With `keep_one` the factors are divided by the largest of them, so that one channel always stays open. Use it where
+    a BatchNorm follows the next layer: that makes up for any factor common to all channels, so that without it all
+    gates can close together while the network in training works on, and pruning then cuts it through.
+
     Source: Larson et al., "A Generalization of Continuous Relaxation in Structured Pruning" (arXiv 2308.14605).
 
     Attributes:
@@ -22,9 +28,10 @@ class Gate(nn.Module):
 
     mask: Tensor
 
-    def __init__(self, channels: int, slope: float = SLOPE, start: float = ALPHA_START) -> None:
+    def __init__(self, channels: int, slope: float = SLOPE, start: float = ALPHA_START, keep_one: bool = False) -> None:
         super().__init__()
         self.slope = slope
+        self.keep_one = keep_one
         self.alpha = nn.Parameter(torch.full((channels,), float(start)))
         self.register_buffer("mask", torch.ones(channels))
 
@@ -39,7 +46,8 @@ class Gate(nn.Module):
 
     def weights(self) -> Tensor:
         """The factors w, [C], in [0, 1]."""
-        return torch.sigmoid(self.slope * self.alpha) * self.mask
+        w = torch.sigmoid(self.slope * self.alpha) * self.mask
+        return w / w.max() if self.keep_one else w
 
     def forward(self, x: Tensor) -> Tensor:
         """Scale x, [N, C, ...], channel by channel; the result keeps the dtype of x."""
@@ -57,10 +65,15 @@ def gates_of(module: nn.Module) -> list[Gate]:
 
 @torch.no_grad()
 def prune_gates(module: nn.Module, threshold: float) -> int:
-    """Close every gate that is not open by more than `threshold`: keep iff sigmoid(slope * alpha) > threshold.
+    """Close every gate that is not open by more than `threshold`: keep iff w > threshold.
 
     Changes the masks of the module's gates, and returns how many channels are newly pruned.
+
+    Raises:
+        InputError: the threshold is not in [0, 1).
     """
+    if not 0 <= threshold < 1:
+        raise InputError(f"a gate is between 0 and 1, so no threshold can be {threshold}", cure="take one in [0, 1)")
     closed = 0
     for gate in gates_of(module):
         keep = (gate.weights() > threshold).to(gate.mask.dtype)

@@ -37,6 +37,7 @@ class Node:
     outputs: tuple[str, ...]
     captured: tuple[str, ...]
     proto: onnx.NodeProto = field(repr=False)
+    select: tuple[int, np.ndarray] | None = field(default=None, repr=False)
 
     @cached_property
     def _attributes(self) -> dict[str, Any]:

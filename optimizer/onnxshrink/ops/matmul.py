@@ -90,19 +90,19 @@ class Multiplication(Rule):
 
     def _of_two(self, node: Node, context: Context, axes: tuple[int, int, int, int], rank: int) -> Fact | None:
         """Rows of A and columns of B that are zero throughout make zeros, whatever the other operand."""
-        if node.input(2):
-            return None
         dtype = context.graph.dtypes.get(node.outputs[0])
+        if node.input(2) or dtype is None:
+            return None
         zero = np.zeros((1,) * rank, bool)
-        for name, axis, place in ((node.inputs[0], axes[0], rank - 2), (node.inputs[1], axes[3], rank - 1)):
-            size = context.size(name, axis)
-            if size is None:
-                continue
-            uniform, value = free_slices(name, axis, context)
-            shape = [1] * rank
-            shape[place] = size
-            zero = zero | (uniform & (value == 0)).reshape(shape)
-        return None if dtype is None else collapse(Fact(np.zeros((1,) * rank, dtype), zero))
+        for name, inner, swap in (
+            (node.inputs[0], axes[1], axes[1] < axes[0]), (node.inputs[1], axes[2], axes[2] > axes[3]),
+        ):
+            fact = context.fact(name)
+            if fact is not None:
+                rows = fact.zero().all(axis=inner, keepdims=True)
+                rows = np.swapaxes(rows, -1, -2) if swap else rows
+                zero = zero | rows.reshape((1,) * (rank - rows.ndim) + rows.shape)
+        return collapse(Fact(np.zeros((1,) * rank, dtype), zero))
 
     def ties(self, node: Node, context: Context) -> list[Tie]:
         axes = self.axes(node, context)

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..graph.view import Node
 from .fact import CAP, Fact, collapse, unknown
-from .rule import Context, Cut, Demand, Rewrite, Rule, State, everything, register
+from .rule import SELECTION, Context, Cut, Demand, Rewrite, Rule, State, everything, register
 from .tie import Picks, Same, Tie
 
 
@@ -391,6 +391,33 @@ class Slice(Select):
         return super().ties(node, context)
 
 
+class Selection(Select):
+    """A chain of movements planned as one selection; it stays a chain unless something of it goes."""
+
+    def index(self, node: Node, context: Context) -> dict[int, np.ndarray] | None:
+        assert node.select is not None
+        return {node.select[0]: node.select[1]}
+
+    def ties(self, node: Node, context: Context) -> list[Tie]:
+        assert node.select is not None
+        axis, index = node.select
+        x, y = node.inputs[0], node.outputs[0]
+        return [*parallel(x, y, context, (axis,)), Picks((x, axis), (y, axis), index)]
+
+    def rewrite(self, node: Node, cut: Cut) -> Rewrite:
+        assert node.select is not None
+        axis, index = node.select
+        axes = range(cut.context.rank(node.inputs[0]) or 0)
+        if all(cut.indices(t, a) is None for t in (node.inputs[0], node.outputs[0]) for a in axes):
+            return Rewrite()
+        out = cut.indices(node.outputs[0], axis)
+        where = renumbered(index if out is None else index[out], cut.indices(node.inputs[0], axis)).astype(np.int64)
+        if where.size == (cut.shape(node.inputs[0]) or ())[axis] and (np.diff(where) == 1).all():
+            return Rewrite(bypass=0)
+        attributes = {a.name: None for a in node.proto.attribute}
+        return Rewrite({**attributes, "axis": axis}, {1: where}, op="Gather")
+
+
 class Gather(Select):
     """Gather with constant indices; with computed ones the axis is pinned and the others pass."""
 
@@ -623,6 +650,7 @@ def _padded(fact: Fact, axis: int, size: int, before: int, after: int, fill: flo
     )
 
 
+register(Selection(), SELECTION[1], domain=SELECTION[0])
 register(Transpose(), "Transpose")
 register(Concat(), "Concat")
 register(Split(), "Split")

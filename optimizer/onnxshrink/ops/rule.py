@@ -68,7 +68,10 @@ class Context:
 
     def rule(self, node: Node) -> Rule:
         """The node's rule; the barrier where the rank of one of its tensors is unknown."""
-        names = (*node.inputs, *node.outputs)
+        seen = [o for o in node.outputs[1:] if o in self.graph.consumers or o in self.graph.outputs]
+        names = (*node.inputs, *node.outputs[:1], *seen)
+        if node.select is not None:
+            return _RULES[SELECTION]
         return rule_for(node) if all(n in self.graph.shapes for n in names if n) else _BARRIER
 
     def cached(self, key: Any, compute: Callable[[], Any]) -> Any:
@@ -181,6 +184,7 @@ class Rule:
         return 0
 
 
+SELECTION = ("onnxshrink", "Selection")
 _RULES: dict[tuple[str, str], Rule] = {}
 _BARRIER = Rule()
 

@@ -61,7 +61,8 @@ def execute(solution: Solution, replaced: dict[str, str], changed: set[str]) -> 
         if node.index in rewrites:
             _rewrite_node(node, rewrites[node.index], names, edits, alias, visible)
     for tensor in graph.tensors():
-        if tensor not in graph.constants and cut.touched(tensor):
+        producer = graph.producer.get(tensor)
+        if producer is not None and cut.active(producer) and cut.touched(tensor):
             shape = cut.shape(tensor)
             if shape is not None:
                 edits.dims[tensor] = shape
@@ -159,6 +160,8 @@ def _rewrite_node(
         return alias.get(name, name)
 
     outputs = [o for k, o in enumerate(node.outputs) if rewrite.outputs is None or k in rewrite.outputs]
+    if node.select is not None and not rewrite.inputs and rewrite.bypass is None:
+        return  # the chain stays as it is
     if rewrite.bypass is not None:
         target = resolved(names.of(node.inputs[rewrite.bypass]))
         if outputs[0] in visible:

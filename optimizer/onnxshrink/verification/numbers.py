@@ -282,13 +282,18 @@ class Comparison:
             judgement = next((j for j in trial.judged if j.name == name), None)
             if judgement is None or not judgement.evidence or not trial.got:
                 continue
-            if not computed:
-                return True
-            if trial.response is None:
-                trial.response = response(self.pool, trial.case.feeds, trial.expected["off"])
-            if trial.response.get(name, 0.0) > judgement.bound:
+            if not computed or self._response(trial).get(name, 0.0) > judgement.bound:
                 return True
         return False
+
+    def responds(self, name: str, least: float) -> bool:
+        """Whether 1 % of the inputs moves an output by more than `least` of max|y| on some draw."""
+        return any(self._response(t).get(name, 0.0) > least for t in self.trials)
+
+    def _response(self, trial: Trial) -> dict[str, float]:
+        if trial.response is None:
+            trial.response = response(self.pool, trial.case.feeds, trial.expected["off"])
+        return trial.response
 
     def _constant_in_result(self, output: str) -> bool:
         """Whether the result computes this output from no input at all: a network that ended as a constant."""

@@ -171,9 +171,8 @@ class _Piecewise:
                     continue
             if name in self.jumps or name in self.inner:
                 given.append(name)
-        usable = {n for n in self.jumps if n in given and not self._reads_differing(self.jumps[n])}
-        self.found.joined += sorted({label(node) for n, node in self.jumps.items() if n not in usable})
-        return [n for n in given if n not in self.jumps or n in usable]
+        self.found.joined += sorted({label(node) for n, node in self.jumps.items() if n not in given})
+        return [n for n in given if n not in self.jumps or not self._reads_differing(self.jumps[n])]
 
     def _differs(self, judgement: Judgement) -> None:
         self.found.differing.setdefault(judgement.name, judgement.error)
@@ -233,21 +232,25 @@ class _Piecewise:
         return judge(name, self.c.base(name, expected["off"]), expected, got)
 
     def _conclude(self, given: list[str]) -> None:
-        sure = {n for n in given if n in self.jumps and not self._steps(n)}
         judged: dict[str, list[Judgement]] = {}
         for row in self.found.judged:
             for judgement in row:
                 judged.setdefault(judgement.name, []).append(judgement)
+        sure = set()
         for name, rows in judged.items():
-            if not any(j.failed for j in rows) and (
-                any(j.evidence for j in rows) or self._identical_piece(name, set(given), rows)
-            ):
+            evident = any(j.evidence for j in rows) or self._identical_piece(name, set(given), rows)
+            if evident and not any(j.failed for j in rows):
                 sure.add(name)
+        for name, node in self.jumps.items():  # in graph order, so what one reads of another is decided already
+            if name in given and not self._steps(name):
+                reads = [n for n in node.input if node in self.fronts.get(n, ())]
+                sure.difference_update([name])
+                sure.update([name] if all(n in sure for n in reads) else [])
         watched = set(judged) | set(given)
         for output in self.a.outputs:
             graph = self.b.model.graph
             behind = {o for i in needed_nodes(graph, {output}) for o in graph.node[i].output} & watched
-            if output in judged and behind | {output} <= sure:
+            if behind | {output} <= sure:
                 self.found.verified.add(output)
 
     def _identical_piece(self, name: str, given: set[str], rows: list[Judgement]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from .judge import Judgement
+from .judge import FLOORS, Judgement
 from .numbers import Comparison, Trial
 from .piecewise import Pieces, compare_pieces
 from .pool import BrokenError
@@ -13,8 +13,11 @@ from .result import Draw, State, Verification, round_up
 
 #: Differences behind discontinuous operators that neither pass nor surely fail: above this fraction they fail.
 GROSS = 0.05
+#: The most that rounding may flip an output behind a discontinuity if a comparison of it is to mean anything.
+_FLIP_FLOOR = 1e-2
 #: Draws that are compared piece by piece.
 _PIECE_TRIALS = 2
+_PIECE_SECONDS = 0.05
 
 
 def conclude(comparison: Comparison, started: float) -> Verification:
@@ -106,17 +109,17 @@ def _note_differing(comparison: Comparison, pieces: Pieces | None) -> None:
 def _flipping(comparison: Comparison, pieces: Pieces | None, name: str) -> State:
     """An output behind a discontinuity that could not be taken apart: held against how the original itself flips."""
     error, floor, base = comparison.flips(name)
-    if error <= max(base, 10 * floor):
-        if floor <= 1e-2:
-            return "passed"
-        comparison.notes.append(f"`{name}`: rounding alone changes it by {floor:.0e} of max|y| in the original")
-        return "unverified"
-    told = f"`{name}` differs by {error:.1e} of max|y|, rounding changes it by {floor:.0e} in the original"
-    comparison.notes.append(told)
+    told = f"`{name}` differs by {error:.1e} of max|y|, rounding alone changes it by {floor:.0e} in the original"
     if pieces is not None and pieces.differing:
+        comparison.notes.append(told)
         _note_differing(comparison, pieces)
-        return "failed"
-    return "failed" if error > GROSS + 10 * floor else "unverified"
+        return "failed" if error > max(base, floor) else "unverified"
+    if error <= base and comparison.responds(name, base):
+        return "passed"
+    comparison.notes.append(told)
+    if error <= FLOORS * floor and floor <= _FLIP_FLOOR:
+        return "passed"
+    return "failed" if error > GROSS + FLOORS * floor else "unverified"
 
 
 def _trials(comparison: Comparison) -> list[Trial]:
@@ -127,7 +130,7 @@ def _trials(comparison: Comparison) -> list[Trial]:
         first.setdefault(tuple(trial.case.shapes.items()), trial)
     chosen = list(first.values())
     chosen += [t for t in ran if not any(t is c for c in chosen)]
-    return chosen[: 1 if comparison.slow else _PIECE_TRIALS]
+    return chosen[: 1 if comparison.seconds_per_run > _PIECE_SECONDS else _PIECE_TRIALS]
 
 
 def _sentence(j: Judgement) -> str:

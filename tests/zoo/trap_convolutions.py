@@ -37,7 +37,9 @@ def zero_bias(net: Net, node: int, channels) -> Net:
     return net
 
 
-@TRAPS.add(4 * DEPTHWISE_CHANNEL, "a zero channel stays zero through a depthwise Conv without bias there")
+@TRAPS.add(
+    4 * DEPTHWISE_CHANNEL, "a zero channel stays zero through a depthwise Conv without bias there", name="depthwise"
+)
 def depthwise_zero() -> Net:
     return zero_bias(depthwise(DEAD, known=DEAD), 1, DEAD)
 

@@ -224,7 +224,7 @@ def instance_norm(bias_on_dead: float) -> Net:
     return chain(middle)
 
 
-@TRAPS.add(4 * (64 + 2), "a zero channel normalizes to its bias, which is zero")
+@TRAPS.add(4 * (64 + 2), "a zero channel normalizes to its bias, which is zero", name="instancenorm")
 def instancenorm_zero_bias() -> Net:
     return instance_norm(0.0)
 
@@ -315,7 +315,7 @@ def se_block(gate: str = "Sigmoid", closed=(), zero=DEAD) -> Net:
 SE_CHANNEL = 28 + 4 + 5 + 36
 
 
-@TRAPS.add(4 * SE_CHANNEL, "the gate of a zero channel is unread")
+@TRAPS.add(4 * SE_CHANNEL, "the gate of a zero channel is unread", name="se_block")
 def se_block_zero() -> Net:
     return se_block()
 

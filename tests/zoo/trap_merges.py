@@ -163,7 +163,7 @@ def concat(zero_p, zero_q, constant_p=None, constant_q=None, **options) -> tuple
     return net, t
 
 
-@TRAPS.add(6 * 64, "a piece of a Concat has its own offset in the consumer")
+@TRAPS.add(6 * 64, "a piece of a Concat has its own offset in the consumer", name="concat")
 def concat_two() -> Net:
     net, t = concat(DEAD, (0, 7))
     return net.output(net.conv(net.known(t, (*DEAD, 8, 15)), 16, 4, name="y"))

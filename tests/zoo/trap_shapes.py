@@ -27,7 +27,7 @@ def resize(net: Net, t: str, scales=None, sizes=None, **attributes) -> str:
     return net.op("Resize", t, "", *operands, **attributes)
 
 
-@TRAPS.add(chain_cut(4), "scales of 1 on batch and channels")
+@TRAPS.add(chain_cut(4), "scales of 1 on batch and channels", name="resize")
 def resize_scales() -> Net:
     return chain(lambda net, t: resize(net, t, scales=[1.0, 1.0, 2.0, 2.0]))
 

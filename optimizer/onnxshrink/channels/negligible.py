@@ -4,7 +4,7 @@ In published models dead channels are rarely exact zeros but 1e-15 to 1e-40. One
 filter (after folding the BatchNormalization behind it), a column of weights that reads one input channel, or the
 scale of a BatchNormalization is negligible when its largest entry is below `ratio` times the layer's largest, or
 denormal. Setting it to zero is the only change to the function that the tool ever makes, so it is a kind of its own:
-proven where the change stays under rounding whatever the input, tested by verification otherwise.
+proven where the change stays under rounding whatever the input (`proven`), tested by verification otherwise.
 """
 
 from __future__ import annotations
@@ -100,6 +100,33 @@ def apply(context: Context, found: list[Negligible]) -> set[str]:
         graph.constants[item.tensor] = array
         context.facts[item.tensor] = constant(array)
     return {item.tensor for item in found}
+
+
+def proven(before: Context, item: Negligible) -> bool:
+    """Whether setting the slices to zero changes no bit of the layer's output, for any input.
+
+    A filter w with |w| . |x| <= ulp(b) / 2 disappears when the bias b is added: the sum rounds to b. That needs a
+    bound of the inputs x, and a bias that is not zero.
+    """
+    node = before.graph.nodes[item.node]
+    rule = rule_for(node)
+    if not isinstance(rule, Convolution) or item.tensor != node.inputs[1] or rule.transposed or item.axis != 0:
+        return False
+    fact, bias = before.fact(node.inputs[0]), before.array(node.input(2)) if node.input(2) else None
+    size = before.size(node.inputs[0], 1)
+    weight = before.graph.constants[item.tensor]
+    if fact is None or bias is None or size is None or weight.dtype.kind != "f":
+        return False
+    others = tuple(a for a in range(fact.rank) if a != 1)
+    low, high = fact.bounds()
+    reach = np.maximum(np.abs(low), np.abs(high)).max(axis=others)
+    reach = np.broadcast_to(reach, (size,)).reshape(rule.groups(node), -1)
+    taps = np.abs(weight.astype(np.float64)).reshape(*weight.shape[:2], -1).sum(axis=2)
+    rows = np.array(item.slices)
+    group = rows // (weight.shape[0] // reach.shape[0])
+    with np.errstate(invalid="ignore"):
+        change = np.where(taps[rows] > 0, taps[rows] * reach[group], 0.0).sum(axis=1)
+    return bool((change <= np.finfo(weight.dtype).eps / 8 * np.abs(bias[rows].astype(np.float64))).all())
 
 
 def _below(size: np.ndarray, ratio: float, dtype: np.dtype) -> np.ndarray:

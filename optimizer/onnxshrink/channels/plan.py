@@ -15,6 +15,7 @@ from ..ops.matmul import Multiplication
 from ..ops.rule import Rewrite, free_slices, rule_for
 from ..ops.tie import Port, Same
 from .analysis import Analysis
+from .negligible import proven
 from .solve import CHOICE, CONTRACTIONS, READ
 
 KINDS = ("zero", "known", "unread", "range", "negligible")
@@ -84,7 +85,8 @@ class Plan:
         layers: every contraction with a constant weight, in graph order.
         stays: candidates that stayed, grouped by what holds them.
         absorbed: where known values went.
-        negligible: weights that count as zero: (node, constant, axis, indices, largest entry, proven).
+        negligible: weights that count as zero: node, constant, axis, slices, the largest entry, and the evidence:
+            "proven" for any input, or "tested" by verification.
         unread: channels that went because nobody reads them: whatever they held, the outputs are the same.
         removed_nodes: labels of nodes that disappear.
         notes: anything else a reader should know.
@@ -166,7 +168,8 @@ def make_plan(analysis: Analysis, rewrites: dict[int, Rewrite], cut_shape: Calla
         plan.negligible.append(
             {
                 "node": graph.nodes[item.node].label, "constant": graph.source[item.tensor], "axis": item.axis,
-                "slices": list(item.slices), "largest": item.size, "evidence": "tested",
+                "slices": list(item.slices), "largest": item.size,
+                "evidence": "proven" if proven(analysis.before, item) else "tested",
             }
         )
     return plan

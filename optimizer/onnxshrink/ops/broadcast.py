@@ -143,27 +143,23 @@ class Product(Broadcast):
         return known | zero, np.where(zero, np.zeros((), value.dtype), value)
 
     def needs(self, node: Node, index: int, demand: Demand, context: Context) -> Demand:
-        name = node.inputs[index]
-        own = context.rank(name) or 0
+        name, rank = node.inputs[index], context.rank(node.outputs[0]) or 0
+        lead = rank - (context.rank(name) or 0)
+        own = lifted(context.fact(name), name, rank, context)
         for other_index in self._data(node):
             other = node.inputs[other_index]
-            fact = context.fact(other)
+            fact = lifted(context.fact(other), other, rank, context)
             if other_index == index or fact is None or other == name:
                 continue
             zero = fact.zero()
+            if other_index > index and own is not None and other not in context.graph.constant_only:
+                zero = zero & ~own.zero()  # of two computed zeros one must stay right: the first
             if not zero.any():
                 continue
-            own_fact = context.fact(name)
-            if other_index > index and own_fact is not None and other not in context.graph.constants:
-                # of two computed zeros one must stay right: the first
-                zero = zero & ~own_fact.map(lambda a, r=fact.rank: a.reshape((1,) * max(0, r - a.ndim) + a.shape)).zero()
             demand = list(demand)
-            for axis in range(own):
-                there = axis + fact.rank - own
-                if there < 0 or zero.shape[there] not in (1, demand[axis].size):
-                    continue
-                dead = zero.all(axis=tuple(a for a in range(fact.rank) if a != there))
-                if context.size(other, there) in (demand[axis].size, 1):
+            for axis in range(rank - lead):
+                dead = zero.all(axis=tuple(a for a in range(rank) if a != axis + lead))
+                if dead.size in (1, demand[axis].size):
                     demand[axis] = demand[axis] & ~dead
         return demand
 
@@ -272,6 +268,10 @@ class Alias(Broadcast):
         if node.op == "Dropout" and self._training(node, context):
             return [None] * len(node.outputs)
         return [context.fact(node.inputs[0])] + [None] * (len(node.outputs) - 1)
+
+    def ties(self, node: Node, context: Context) -> list[Tie]:
+        masks = [o for o in node.outputs[1:] if o in context.graph.consumers or o in context.graph.outputs]
+        return [] if masks else super().ties(node, context)
 
     @staticmethod
     def _training(node: Node, context: Context) -> bool:

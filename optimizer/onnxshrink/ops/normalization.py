@@ -172,4 +172,4 @@ class Mixing(Rule):
 register(BatchNormalization(), "BatchNormalization")
 register(PerChannel(), "InstanceNormalization")
 register(Mixing(), "Softmax", "LogSoftmax", "Hardmax", "LayerNormalization", "RMSNormalization", "LRN",
-         "LpNormalization", "CumSum")
+         "LpNormalization")

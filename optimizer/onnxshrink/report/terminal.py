@@ -56,6 +56,13 @@ def print_plan(console: Console, plan: Plan, *, everything: bool = False) -> Non
     for items, text in ((folded, "folded into biases"), (carried, "moved into a carrier channel")):
         if items:
             console.print(f"{sum(len(i.slices) for i in items)} known values {text}, in {len(items)} layers")
+    if plan.negligible:
+        proven = sum(len(item["slices"]) for item in plan.negligible if item["evidence"] == "proven")
+        count, largest = sum(len(i["slices"]) for i in plan.negligible), max(i["largest"] for i in plan.negligible)
+        console.print(
+            f"{count} negligible slices of weights count as zero (largest entry {largest:.1e}; "
+            f"{proven} proven, {count - proven} tested by verification)"
+        )
     if plan.removed_nodes:
         names = ", ".join(plan.removed_nodes[:6]) + (", ..." if len(plan.removed_nodes) > 6 else "")
         console.print(Text(f"{len(plan.removed_nodes)} nodes disappear: {names}"))

@@ -1,0 +1,55 @@
+"""The published models: every one is optimized without an error and without an unproven claim.
+
+The floors are output channels of Conv and ConvTranspose layers, counted by an independent script (interval propagation
+forward, liveness backward, on the file's own weights).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tools.published_models import measure
+
+FOLDER = Path(os.environ.get("ONNXSHRINK_SHARED", "/nonexistent")) / "onnx"
+MODELS = sorted(FOLDER.glob("*.onnx"))
+
+FLOORS = {
+    "pfld_112": 2573,
+    "rn56_c100_taylor50": 372,
+    "road_seg_adas0001": 355,
+    "ppocrv3_det_ch": 144,
+    "rn56_c100_simdoc50": 38,
+    "fastestdet_coco": 4,
+    "mnist_cnn_pruned": 1,
+}
+COUNT = 38
+
+pytestmark = [
+    pytest.mark.shared,
+    pytest.mark.slow,
+    pytest.mark.skipif(not MODELS, reason="ONNXSHRINK_SHARED/onnx holds no models"),
+]
+
+
+def test_all_are_there() -> None:
+    assert len(MODELS) >= COUNT
+    assert set(FLOORS) <= {model.stem for model in MODELS}
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda path: path.stem)
+def test_published_model(model: Path) -> None:
+    row = measure(model)
+    assert row.code == 0, row.error
+    assert row.state in ("passed", "unverified", "unchanged")
+    if row.state == "unverified":
+        assert row.notes, "what is not verified says why"
+    before, after = row.convolutions
+    assert before - after >= FLOORS.get(model.stem, 0), f"{before} -> {after} Conv channels"
+    sizes = [pair for pair in (row.parameters, row.macs) if pair[0] is not None and pair[1] is not None]
+    assert all(after <= before for before, after in sizes)
+    if row.state == "unchanged":
+        assert before == after
+        assert not row.removed

@@ -1,12 +1,13 @@
 """The command line: parse, call the face, print. Exit codes: 0 done and verified, 1 error, 2 usage, 3 not equal,
-4 a `--fail-if` condition."""
+4 a `--fail-if` condition.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from . import __version__
-from .errors import InputError, OnnxshrinkError
+from .errors import InputError, ModelError, OnnxshrinkError
 
 PROVIDER = click.Choice(["cpu", "cuda", "tensorrt"])
 
@@ -56,6 +57,21 @@ class Align(click.ParamType):
         return number
 
 
+class Share(click.ParamType):
+    """A share of something larger: from 0 to 0.001."""
+
+    name = "R"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            share = float(value)
+        except ValueError:
+            share = -1.0
+        if not 0 <= share <= 1e-3:  # NaN is no share either
+            self.fail(f"{value!r} is no number from 0 to 0.001", param, ctx)
+        return share
+
+
 class Numbers(click.ParamType):
     """Comma-separated positive integers."""
 
@@ -76,14 +92,19 @@ class Numbers(click.ParamType):
 def option_shapes(function: Callable[..., Any]) -> Callable[..., Any]:
     """The option `--input-shape`, shared by all commands that run a model."""
     return click.option(
-        "--input-shape", "input_shapes", type=Shapes(), multiple=True,
+        "--input-shape",
+        "input_shapes",
+        type=Shapes(),
+        multiple=True,
         help="Size of a dynamic input to run on, x:1,3,224,224; repeatable. The model itself stays dynamic.",
     )(function)
 
 
 def option_provider(function: Callable[..., Any]) -> Callable[..., Any]:
     """The option `--provider`."""
-    return click.option("--provider", type=PROVIDER, default="cpu", show_default=True, help="Where models run.")(function)
+    return click.option("--provider", type=PROVIDER, default="cpu", show_default=True, help="Where models run.")(
+        function
+    )
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -98,9 +119,16 @@ def cli(ctx: click.Context, traceback: bool) -> None:
 @cli.command()
 @click.argument("model", metavar="IN.onnx", type=click.Path(path_type=Path))
 @click.argument("output", metavar="OUT.onnx", type=click.Path(path_type=Path))
-@click.option("--align", type=Align(), help="Round channel counts up to a multiple; auto measures. Default 4 (float16: 8).")
-@click.option("--negligible", type=click.FloatRange(0, 1e-3), default=1e-8, show_default=True, metavar="R",
-              help="Weights below this share of their layer's largest count as zero; 0: exact zeros only.")
+@click.option(
+    "--align", type=Align(), help="Round channel counts up to a multiple; auto measures. Default 4 (float16: 8)."
+)
+@click.option(
+    "--negligible",
+    type=Share(),
+    default=1e-8,
+    show_default=True,
+    help="Weights below this share of their layer's largest count as zero; 0: exact zeros only.",
+)
 @click.option("--data", type=click.Path(path_type=Path), help="Inputs to verify on: an .npz file or a folder.")
 @option_shapes
 @option_provider
@@ -110,12 +138,20 @@ def cli(ctx: click.Context, traceback: bool) -> None:
 @click.option("--no-verify", is_flag=True, help="Skip the numerical verification (never the structural check).")
 @click.option("--fail-if-unchanged", is_flag=True, help="Exit 4 when nothing can go.")
 @click.option("--fail-if-slower", is_flag=True, help="Measure, and exit 4 when the result is slower.")
-def optimize(model: Path, output: Path, input_shapes: tuple[Any, ...], map_file: Path | None, json_file: str | None,
-             no_verify: bool, **options: Any) -> None:
+def optimize(
+    model: Path,
+    output: Path,
+    input_shapes: tuple[Any, ...],
+    map_file: Path | None,
+    json_file: str | None,
+    no_verify: bool,
+    **options: Any,
+) -> None:
     """Write a smaller model that computes the same."""
     from . import optimize as run
     from .report.terminal import print_plan, print_sizes, print_verification
 
+    _refuse_targets([map_file, json_file], [model, output])
     console = _console(json_file)
     with _progress() as say:
         result = run(model, output, input_shapes=dict(input_shapes), verify=not no_verify, progress=say, **options)
@@ -143,19 +179,26 @@ def optimize(model: Path, output: Path, input_shapes: tuple[Any, ...], map_file:
 @cli.command()
 @click.argument("model", metavar="IN.onnx", type=click.Path(path_type=Path))
 @click.argument("other", metavar="[OTHER.onnx]", required=False, type=click.Path(path_type=Path))
-@click.option("--align", type=int, default=1, show_default=True)
-@click.option("--negligible", type=click.FloatRange(0, 1e-3), default=1e-8, show_default=True, metavar="R")
+@click.option("--align", type=click.IntRange(1, 1024), default=1, show_default=True, metavar="N")
+@click.option("--negligible", type=Share(), default=1e-8, show_default=True)
 @click.option("--all", "everything", is_flag=True, help="List unchanged layers too.")
 @option_shapes
 @click.option("--json", "json_file", metavar="FILE|-", help="Write the plan as JSON.")
-def inspect(model: Path, other: Path | None, input_shapes: tuple[Any, ...], json_file: str | None, everything: bool,
-            **options: Any) -> None:
+def inspect(
+    model: Path,
+    other: Path | None,
+    input_shapes: tuple[Any, ...],
+    json_file: str | None,
+    everything: bool,
+    **options: Any,
+) -> None:
     """Show what could go and what holds the rest; or how two models differ."""
     from . import inspect as run
     from .look import Difference
     from .report.terminal import print_difference, print_plan, print_sizes
     from .shrink import DENSE
 
+    _refuse_targets([json_file], [model, other])
     console = _console(json_file)
     found = run(model, other, input_shapes=dict(input_shapes), **options)
     if isinstance(found, Difference):
@@ -180,9 +223,12 @@ def verify(a: Path, b: Path, input_shapes: tuple[Any, ...], json_file: str | Non
     from . import verify as run
     from .report.terminal import print_verification
 
+    _refuse_targets([json_file], [a, b])
     console = _console(json_file)
     with _progress() as say:
         verdict = run(a, b, input_shapes=dict(input_shapes), progress=say, **options)
+    if verdict.state == "unverified" and not verdict.draws:
+        raise ModelError(f"cannot be compared: {verdict.notes[0] if verdict.notes else 'nothing ran'}", file=str(a))
     print_verification(console, verdict)
     _json(json_file, verdict.to_json())
     if verdict.state == "failed":
@@ -203,6 +249,7 @@ def bench(a: Path, b: Path | None, input_shapes: tuple[Any, ...], json_file: str
     from . import bench as run
     from .report.terminal import print_benchmark
 
+    _refuse_targets([json_file], [a, b])
     console = _console(json_file)
     with _progress() as say:
         say("measuring")
@@ -224,6 +271,19 @@ def _progress() -> Any:
         yield lambda text: status.update(escape(text))
 
 
+def _refuse_targets(targets: Sequence[Path | str | None], models: Sequence[Path | None]) -> None:
+    """Say before anything is done that a report cannot be written where it was asked for.
+
+    Raises:
+        InputError: its folder does not exist, or it would overwrite a model.
+    """
+    for target in (Path(t) for t in targets if t is not None and t != "-"):
+        if target.is_dir() or not target.parent.is_dir():
+            raise InputError("cannot write there", file=str(target), cure="give a file in a folder that exists")
+        if any(model is not None and target.resolve() == model.resolve() for model in models):
+            raise InputError("would overwrite a model", file=str(target), cure="give another path")
+
+
 def _json(target: str | None, report: dict[str, Any]) -> None:
     if target == "-":
         click.echo(json.dumps(report, indent=1))
@@ -235,7 +295,7 @@ def _write(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(text)
+        partial.write_text(text, encoding="utf-8")
         os.replace(partial, path)
     except OSError as error:
         partial.unlink(missing_ok=True)

@@ -75,13 +75,14 @@ def inspect(
     model = read(source)
     if other is not None:
         return _compare(model.proto, read(other).proto, input_shapes)
-    made = draft(build(model, keep_default_inputs=keep_default_inputs), Options(negligible, align))
+    graph = build(model, keep_default_inputs=keep_default_inputs)
+    made = draft(graph, Options(negligible, align), input_shapes)
     after = made.execution.model
     return Inspection(
         made.plan,
         {
             "parameters": (benchmark.parameters(model.proto), benchmark.parameters(after)),
-            "macs": (benchmark.macs(model.proto, input_shapes), benchmark.macs(after, input_shapes)),
+            "macs": made.macs,
         },
     )
 

@@ -84,11 +84,10 @@ def session(
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(Path(folder).resolve())
         )
-    if provider != "cpu":
-        if name not in ort.get_available_providers():
-            raise RuntimeMissingError(
-                f"this ONNX Runtime has no {name}", cure="pip install 'onnxshrink[gpu]', or use --provider cpu"
-            )
+    if name not in ort.get_available_providers():
+        raise RuntimeMissingError(
+            f"this ONNX Runtime has no {name}", cure="pip install 'onnxshrink[gpu]', or use --provider cpu"
+        )
     try:
         what = model if isinstance(model, bytes) else str(model)
         opened = ort.InferenceSession(what, options, providers=[(name, provider_options or {})])

@@ -27,6 +27,7 @@ PREFIX = "onnxshrink."
 CANDIDATES = (1, 4, 8, 16)
 DENSE = "the model is dense: pruning it with known loss is a matter for training with onnxshrink.gates"
 Progress = Callable[[str], None]
+Shapes = Mapping[str, tuple[int, ...]] | None
 
 
 @dataclass
@@ -78,17 +79,20 @@ class Draft:
     analysis: Analysis
     plan: Plan
     execution: Execution
+    macs: tuple[int | None, int | None]
 
 
-def draft(graph: Graph, options: Options) -> Draft:
+def draft(graph: Graph, options: Options, input_shapes: Shapes = None) -> Draft:
     """Analyse a graph, plan the cut and carry it out in memory."""
     analysis = analyse(graph, options)
     execution = execute(analysis.solution, analysis.replaced, analysis.changed)
     cut = PlannedCut(analysis.solution)
-    plan = make_plan(analysis, execution.rewrites, cut.shape)
+    counts = tuple(benchmark.count_macs(proto, input_shapes) for proto in (graph.model.proto, execution.model))
+    by_node = tuple({node.name: node.macs for node in found.nodes} for found in counts)
+    plan = make_plan(analysis, execution.rewrites, cut.shape, (by_node[0], by_node[1]))
     there = {o for node in execution.model.graph.node for o in node.output}
     plan.removed_nodes = [n.label for n in graph.nodes if not there & set(n.outputs)]
-    return Draft(analysis, plan, execution)
+    return Draft(analysis, plan, execution, (counts[0].total, counts[1].total))
 
 
 def optimize(
@@ -98,7 +102,7 @@ def optimize(
     align: int | Literal["auto"] | None = None,
     negligible: float = 1e-8,
     data: str | Path | None = None,
-    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    input_shapes: Shapes = None,
     provider: str = "cpu",
     keep_default_inputs: bool = False,
     verify: bool = True,
@@ -138,7 +142,7 @@ def optimize(
     graph = build(model, keep_default_inputs=keep_default_inputs)
     say("planning")
     options = Options(negligible, align if isinstance(align, int) else default_align(graph))
-    made = draft(graph, options)
+    made = draft(graph, options, input_shapes)
     if fail_if_unchanged and not made.plan.changes:
         raise ConditionError("no channel can go", file=model.name, cure=DENSE)
     watch.lap("plan")
@@ -164,7 +168,7 @@ def optimize(
             proto = onnx.load_model(str(staged.path), load_external_data=False)
             sizes: dict[str, tuple[int | None, int | None]] = {
                 "parameters": (benchmark.parameters(model.proto), benchmark.parameters(proto)),
-                "macs": (benchmark.macs(model.proto, input_shapes), benchmark.macs(proto, input_shapes)),
+                "macs": made.macs,
                 "file_bytes": (file_bytes(origin), file_bytes(staged.path)),
             }
             latency = None
@@ -172,8 +176,11 @@ def optimize(
                 say("measuring")
                 latency = benchmark.bench(origin, staged.path, provider=provider, input_shapes=input_shapes)
                 if benchmark.ratio_is_slower(latency):
-                    raise ConditionError("the result is slower than the original; nothing was written",
-                                         file=model.name, cure="--align auto")
+                    raise ConditionError(
+                        "the result is slower than the original; nothing was written",
+                        file=model.name,
+                        cure="--align auto",
+                    )
             mapping = make_map(made.analysis.solution, plan, made.execution, _said(options, keep_default_inputs))
             if output is not None:
                 staged.commit()
@@ -181,7 +188,16 @@ def optimize(
     if not plan.changes:
         notes.append(f"no channel of this model can go without loss; {DENSE}")
     return Result(
-        judge.result, plan, mapping, verdict, planted, plan.changes, sizes, [*plan.notes, *notes], watch.seconds, latency
+        judge.result,
+        plan,
+        mapping,
+        verdict,
+        planted,
+        plan.changes,
+        sizes,
+        [*plan.notes, *notes],
+        watch.seconds,
+        latency,
     )
 
 
@@ -194,15 +210,20 @@ def default_align(graph: Graph) -> int:
 
 
 def _fastest(
-    graph: Graph, options: Options, model: Model, folder: Path, provider: str,
-    input_shapes: Mapping[str, tuple[int, ...]] | None, say: Progress,
+    graph: Graph,
+    options: Options,
+    model: Model,
+    folder: Path,
+    provider: str,
+    input_shapes: Shapes,
+    say: Progress,
 ) -> tuple[Draft, Options]:
     """The alignment that measures fastest; a larger one must win beyond the noise."""
     best: tuple[Path, Draft, Options] | None = None
     seen: set[tuple[int, ...]] = set()
     for multiple in CANDIDATES:
         candidate = Options(options.negligible, multiple)
-        made = draft(graph, candidate)
+        made = draft(graph, candidate, input_shapes)
         widths = tuple(layer.after for layer in made.plan.layers)
         if widths in seen:
             continue
@@ -277,8 +298,15 @@ class _Judge:
     """Checks, stages and verifies a draft."""
 
     def __init__(
-        self, model: Model, origin: Path, destination: Path, verify: bool, data: str | Path | None,
-        input_shapes: Mapping[str, tuple[int, ...]] | None, provider: str, say: Progress,
+        self,
+        model: Model,
+        origin: Path,
+        destination: Path,
+        verify: bool,
+        data: str | Path | None,
+        input_shapes: Shapes,
+        provider: str,
+        say: Progress,
     ):
         self.model, self.origin, self.destination, self.verify = model, origin, destination, verify
         self.data, self.input_shapes, self.provider, self.say = data, input_shapes, provider, say
@@ -291,11 +319,11 @@ class _Judge:
             NotEqualError: the structure is broken, a claim does not hold, or the numbers differ.
         """
         proto = onnx.ModelProto()
-        proto.CopyFrom(made.execution.model)
+        proto.CopyFrom(made.execution.model if made.plan.changes else self.model.proto)
         if made.plan.changes:
             _sign(proto, self.model, made)
         self.result = proto
-        staged = Staged(proto, self.model, self.destination)
+        staged = Staged(proto, self.model, self.destination, verbatim=not made.plan.changes)
         try:
             verdict, planted = None, None
             if made.plan.changes:
@@ -312,19 +340,26 @@ class _Judge:
         self.say("checking the structure")
         before = set(verification.check(self.model.proto, folder=self.origin.parent))
         found = [
-            finding for finding in verification.check(proto, folder=staged.path.parent, original=self.model.proto)
+            finding
+            for finding in verification.check(proto, folder=staged.path.parent, original=self.model.proto)
             if finding not in before
         ]
         if found:
             raise NotEqualError(
-                f"the result's structure is broken ({found[0].what}), {len(found)} findings", file=self.model.name,
-                node=found[0].node, cure="this is a bug of onnxshrink: please report it with the model",
+                f"the result's structure is broken ({found[0].what}), {len(found)} findings",
+                file=self.model.name,
+                node=found[0].node,
+                cure="this is a bug of onnxshrink: please report it with the model",
             )
 
     def _numbers(self, staged: Staged, plan: Plan) -> tuple[verification.Verification, Planted | None]:
         self.say("verifying")
         verdict = verification.verify(
-            self.origin, staged.path, data=self.data, input_shapes=self.input_shapes, provider=self.provider,
+            self.origin,
+            staged.path,
+            data=self.data,
+            input_shapes=self.input_shapes,
+            provider=self.provider,
             progress=self.say,
         )
         if verdict.state == "failed":
@@ -332,7 +367,8 @@ class _Judge:
             what += f"`{verdict.worst_output}` (allowed {verdict.bound:.1e})"
             raise NotEqualError(
                 f"{verdict.notes[0] if verdict.worst_output is None and verdict.notes else what}; nothing was written",
-                file=self.model.name, cure="--negligible 0, or report it with the model",
+                file=self.model.name,
+                cure="--negligible 0, or report it with the model",
             )
         planted = None
         feed = example(self.origin, self.input_shapes)
@@ -342,7 +378,8 @@ class _Judge:
             if not planted.passed:
                 raise NotEqualError(
                     f"a claim of the plan does not hold: {planted.broken[0]}; nothing was written",
-                    file=self.model.name, cure="--negligible 0, or report it with the model",
+                    file=self.model.name,
+                    cure="--negligible 0, or report it with the model",
                 )
         return verdict, planted
 
@@ -366,7 +403,9 @@ def _sign(proto: onnx.ModelProto, model: Model, made: Draft) -> None:
 
 def _said(options: Options, keep_default_inputs: bool) -> dict[str, Any]:
     return {
-        "align": options.align, "negligible": options.negligible, "keep_default_inputs": keep_default_inputs,
+        "align": options.align,
+        "negligible": options.negligible,
+        "keep_default_inputs": keep_default_inputs,
     }
 
 

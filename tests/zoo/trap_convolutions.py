@@ -149,6 +149,11 @@ def grouped2_constant_and_zero() -> Net:
     return grouped(zero=(4, 5), constant={0: 0.5, 1: 0.7})
 
 
+@TRAPS.add(grouped_size(8, 8) - grouped_size(6, 8), "a constant and a zero in each group: the constant is what stays")
+def grouped2_carrier_fills_group() -> Net:
+    return grouped(zero=(1, 4), constant={0: 0.5, 5: 0.7})
+
+
 # --- transposed
 
 

@@ -60,6 +60,16 @@ def gemm_trans_a() -> Net:
     return pooled(tail)
 
 
+@TRAPS.add(4 * (28 + 10), "the weight of the Gemm is an initializer that is reshaped in the graph; constants fold")
+def gemm_reshaped_weight() -> Net:
+    net = Net()
+    constant = {1: 0.5, 3: 0.7, 4: -0.3, 6: 0.9}
+    t = net.known(net.conv(net.input("x", SHAPE), 3, 8, constant=constant), constant)
+    t = net.op("Flatten", net.op("GlobalAveragePool", t))
+    weight = net.op("Reshape", net.const(net.normal(10, 8, 1, 1)), net.const([10, 8]))
+    return net.output(net.op("Gemm", t, weight, net.const(net.normal(10)), transB=1))
+
+
 def mlp(op_bias=None, zero=(0, 2, 5, 9), activation: str = "Relu", dtype: type = np.float32, **attributes) -> Net:
     """[4, 6] -> Gemm(6, 12) -> activation -> Gemm(12, 5)."""
     net = Net(dtype=dtype)

@@ -81,7 +81,8 @@ def analyse(graph: Graph, options: Options) -> Analysis:
 
 def _without_negligible(before: Context, options: Options) -> tuple[Context, list[Negligible]]:
     """Facts of a graph whose negligible weights are zero, and what was negligible: first weights, then what they
-    leave in biases."""
+    leave in biases.
+    """
     work = _copied(before)
     found: list[Negligible] = []
     for find in (negligible.find, negligible.find_values):
@@ -116,8 +117,13 @@ def _copied(context: Context) -> Context:
 def _copy(graph: Graph) -> Graph:
     """A view that shares arrays but not its tables."""
     return replace(
-        graph, nodes=list(graph.nodes), outputs=list(graph.outputs), shapes=dict(graph.shapes),
-        dtypes=dict(graph.dtypes), constants=dict(graph.constants), source=dict(graph.source),
+        graph,
+        nodes=list(graph.nodes),
+        outputs=list(graph.outputs),
+        shapes=dict(graph.shapes),
+        dtypes=dict(graph.dtypes),
+        constants=dict(graph.constants),
+        source=dict(graph.source),
     )
 
 

@@ -47,4 +47,3 @@ def collapse_branches(context: Context) -> dict[str, str]:
     if replaced:
         graph.forget_wiring()
     return replaced
-

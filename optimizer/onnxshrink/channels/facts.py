@@ -33,14 +33,11 @@ def understand(graph: Graph, *, bounds: bool = True) -> Context:
         context = propagate(graph, integers_only=True)
         integers = {n: a for n, a in graph.constants.items() if a.dtype.kind in "iu"}
         context.elements.update(elements(graph, {**integers, **_computed_integers(context)}))
-        learnt = {
-            name: array for name, array in _computed_integers(context).items() if name not in known
-        }
+        learnt = {name: array for name, array in _computed_integers(context).items() if name not in known}
         refined: dict[str, Shape] = {}
         for node in graph.nodes:
-            for name, shape in rule_for(node).refine(node, context).items():
-                if dims.get(name) != shape:
-                    refined[name] = shape
+            learned = rule_for(node).refine(node, context)
+            refined |= {name: shape for name, shape in learned.items() if dims.get(name) != shape}
         if not learnt and not refined:
             break
         known.update(learnt)

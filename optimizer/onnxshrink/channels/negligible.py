@@ -202,9 +202,9 @@ def _of_scale(node: Node, context: Context, ratio: float) -> list[Negligible]:
     producer = context.graph.producer.get(node.inputs[0])
     if tensor not in context.graph.constants or context.graph.constants[tensor].dtype.kind != "f":
         return []
-    if producer is not None and isinstance(rule_for(producer), Convolution):
-        if len(context.graph.consumers.get(node.inputs[0], [])) == 1:
-            return []
+    alone = len(context.graph.consumers.get(node.inputs[0], [])) == 1
+    if producer is not None and isinstance(rule_for(producer), Convolution) and alone:
+        return []
     scale, var = context.graph.constants[tensor], context.array(node.inputs[4])
     if var is None:
         return []

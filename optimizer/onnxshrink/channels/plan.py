@@ -1,14 +1,14 @@
-"""The plan: what goes, what stays and why, as plain data. `inspect` prints it, tests check it, rewriting executes it."""
+"""The plan: what goes, what stays and why, as plain data that `inspect` prints and tests check."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
-from ..graph.view import Node, Shape
+from ..graph.view import Node, Shape, count
 from ..ops.broadcast import Broadcast
 from ..ops.conv import Convolution
 from ..ops.matmul import Multiplication
@@ -18,6 +18,7 @@ from .analysis import Analysis
 from .negligible import proven
 from .solve import CHOICE, CONTRACTIONS, READ
 
+Macs = Mapping[str, int | None]
 KINDS = ("zero", "known", "unread", "range", "negligible")
 
 
@@ -55,7 +56,8 @@ class Stay:
 @dataclass(frozen=True)
 class Absorbed:
     """Known channels that a consumer does without: their contribution moved into its bias or into a carrier
-    channel, or there was none to move (`into` is "bias", "carrier" or "nothing")."""
+    channel, or there was none to move (`into` is "bias", "carrier" or "nothing").
+    """
 
     node: str
     tensor: str
@@ -129,12 +131,18 @@ class Plan:
         }
 
 
-def make_plan(analysis: Analysis, rewrites: dict[int, Rewrite], cut_shape: Callable[[str], Shape | None]) -> Plan:
+def make_plan(
+    analysis: Analysis,
+    rewrites: dict[int, Rewrite],
+    cut_shape: Callable[[str], Shape | None],
+    macs: tuple[Macs, Macs],
+) -> Plan:
     """The plan of an analysis.
 
     Args:
         rewrites: the rewrites of all nodes that stay (they know the sizes of repacked weights).
         cut_shape: a tensor's shape after the cut.
+        macs: multiply-adds by node, before and after.
     """
     solution, context = analysis.solution, analysis.context
     graph = context.graph
@@ -152,14 +160,14 @@ def make_plan(analysis: Analysis, rewrites: dict[int, Rewrite], cut_shape: Calla
     kinds = _kinds(analysis)
     for node in graph.nodes:
         if node.op in CONTRACTIONS and node.inputs[1] in graph.constants:
-            layer = _layer(node, analysis, kinds, rewrites, cut_shape)
+            layer = _layer(node, analysis, kinds, rewrites, cut_shape, macs)
             if layer is not None:
                 plan.layers.append(layer)
         if solution.active(node):
             plan.absorbed += _absorbed(node, analysis)
-            axis = channel_axis(node, analysis) if node.op in CONTRACTIONS else None
-            if axis is not None and (node.outputs[0], axis) in kinds:
-                port = (node.outputs[0], axis)
+            channels = channel_axis(node, analysis) if node.op in CONTRACTIONS else None
+            if channels is not None and (node.outputs[0], channels) in kinds:
+                port = (node.outputs[0], channels)
                 where = np.flatnonzero(~solution.kept(port) & (kinds[port] == KINDS.index("unread")))
                 if where.size:
                     plan.unread.append(Unread(*port, tuple(int(i) for i in where)))
@@ -167,8 +175,11 @@ def make_plan(analysis: Analysis, rewrites: dict[int, Rewrite], cut_shape: Calla
     for item in analysis.negligible:
         plan.negligible.append(
             {
-                "node": graph.nodes[item.node].label, "constant": graph.source[item.tensor], "axis": item.axis,
-                "slices": list(item.slices), "largest": item.size,
+                "node": graph.nodes[item.node].label,
+                "constant": graph.source[item.tensor],
+                "axis": item.axis,
+                "slices": list(item.slices),
+                "largest": item.size,
                 "evidence": "proven" if proven(analysis.before, item) else "tested",
             }
         )
@@ -188,8 +199,12 @@ def channel_axis(node: Node, analysis: Analysis) -> int | None:
 
 
 def _layer(
-    node: Node, analysis: Analysis, kinds: dict[Port, np.ndarray], rewrites: dict[int, Rewrite],
+    node: Node,
+    analysis: Analysis,
+    kinds: dict[Port, np.ndarray],
+    rewrites: dict[int, Rewrite],
     cut_shape: Callable[[str], Shape | None],
+    macs: tuple[Macs, Macs],
 ) -> Layer | None:
     solution, context = analysis.solution, analysis.context
     axis = channel_axis(node, analysis)
@@ -202,9 +217,9 @@ def _layer(
     removed: dict[str, int] = {}
     kind = kinds.get(port, np.full(gone.size, 2))
     for code, name in enumerate(KINDS):
-        count = int((gone & (kind == code)).sum())
-        if count:
-            removed[name] = count
+        number = int((gone & (kind == code)).sum())
+        if number:
+            removed[name] = number
     aligned = analysis.aligned.get(port)
     rewrite = rewrites.get(node.index, Rewrite())
 
@@ -216,14 +231,22 @@ def _layer(
         return cut_shape(tensor)
 
     sizes = [int(context.graph.constants[n].size) for n in node.inputs[1:] if n in context.graph.constants]
-    new = [int(np.prod(after(n) or (0,))) for n in node.inputs[1:] if n in context.graph.constants] if active else []
-    if active and len(node.inputs) < 3 and isinstance(rewrite.inputs.get(2), np.ndarray):
-        new.append(int(rewrite.inputs[2].size))  # type: ignore[union-attr]
-    rule = rule_for(node)
+    new = [count(after(n) or ()) or 0 for n in node.inputs[1:] if n in context.graph.constants] if active else []
+    bias = rewrite.inputs.get(2)
+    if active and len(node.inputs) < 3 and isinstance(bias, np.ndarray):
+        new.append(int(bias.size))
+    label = node.name or node.outputs[0]
     return Layer(
-        node.name or node.outputs[0], node.op, node.outputs[0], axis, int(kept.size), int(kept.sum()), removed,
-        int((aligned & kept).sum()) if aligned is not None else 0, (sum(sizes), sum(new)),
-        (rule.macs(node, context.shape), rule.macs(node, after) if active else 0),
+        label,
+        node.op,
+        node.outputs[0],
+        axis,
+        int(kept.size),
+        int(kept.sum()),
+        removed,
+        int((aligned & kept).sum()) if aligned is not None else 0,
+        (sum(sizes), sum(new)),
+        (macs[0].get(label), macs[1].get(label) if active else 0),
     )
 
 
@@ -246,7 +269,9 @@ def _kinds(analysis: Analysis) -> dict[Port, np.ndarray]:
                     np.minimum(into, out, out=into)
                 else:
                     np.minimum.at(into, tie.index, out)
-            elif isinstance(tie, Same) and tie.b[0] in node.inputs and tie.a[0] in node.outputs and tie.index is not None:
+            elif (
+                isinstance(tie, Same) and tie.b[0] in node.inputs and tie.a[0] in node.outputs and tie.index is not None
+            ):
                 np.minimum(of(tie.b), of(tie.a)[tie.index], out=of(tie.b))
     result = {}
     for node in graph.nodes:
@@ -287,7 +312,7 @@ def _absorbed(node: Node, analysis: Analysis) -> list[Absorbed]:
     width = kept.size // carriers.size
     for group, carrier in enumerate(carriers):
         mask = np.zeros_like(gone)
-        mask[group * width: (group + 1) * width] = carrier >= 0
+        mask[group * width : (group + 1) * width] = carrier >= 0
         note(mask & gone & carried & read, "carrier", int(carrier))
         gone &= ~(mask & carried & read)
     note(gone & ~(free & read & (value != 0)), "nothing")

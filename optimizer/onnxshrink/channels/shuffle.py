@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..graph.view import Graph, Node
+from ..graph.view import Node
 from ..ops.rule import Context
 
 MOVES = {"Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Gather", "Slice", "Identity"}

@@ -74,7 +74,12 @@ class Solution:
         self._run()
 
     def _keep(
-        self, port: Port, mask: np.ndarray, why: int, node: int, origin: Port | None = None,
+        self,
+        port: Port,
+        mask: np.ndarray,
+        why: int,
+        node: int,
+        origin: Port | None = None,
         index: np.ndarray | None = None,
     ) -> None:
         current = self._kept[port[0]][port[1]]
@@ -143,8 +148,8 @@ class Solution:
             self._demand(tensor, None, READ, node.index)
         for tie in self.ties[node.index]:
             for port, mask in tie.close(self.kept):
-                origin, index = self._source(tie, port)
-                self._keep(port, mask, TIE, node.index, origin, index)
+                origin, where = self._source(tie, port)
+                self._keep(port, mask, TIE, node.index, origin, where)
         present = [node.inputs[i] for i in operands] + [o for o in node.outputs if o in self._needed]
         for tensor in present:
             for axis, mask in enumerate(self._kept[tensor]):

@@ -48,9 +48,8 @@ def elements(graph: Graph, integers: dict[str, np.ndarray]) -> dict[str, list[Di
             if node.op == "Cast" and node.attr("to") != 7:  # only int64 holds a sentinel
                 continue
             results = evaluate(node.proto, [arrays[n] if n else None for n in node.inputs], graph.model.opset)
-            for name, result in zip(node.outputs, results or [], strict=False):
-                if result.ndim <= 1 and result.size <= 64:
-                    arrays[name] = result
+            pairs = zip(node.outputs, results or [], strict=False)
+            arrays |= {name: result for name, result in pairs if result.ndim <= 1 and result.size <= 64}
     back: dict[int, Dim] = {FIRST - k: name for k, name in enumerate(names)}
 
     def decode(value: int) -> Dim:

@@ -74,9 +74,7 @@ class Model:
 
     def external_files(self) -> list[str]:
         """Names of the external data files, in order of first use."""
-        names = [
-            ExternalDataInfo(t).location for t in self.proto.graph.initializer if uses_external_data(t)
-        ]
+        names = [ExternalDataInfo(t).location for t in self.proto.graph.initializer if uses_external_data(t)]
         return list(dict.fromkeys(names))
 
     def digest(self) -> str:
@@ -126,7 +124,9 @@ def _checked(model: Model) -> Model:
         for name in node.input:
             if name and name not in seen:
                 raise ModelError(
-                    f"reads `{name}`, which nothing before it produces", file=model.name, node=label,
+                    f"reads `{name}`, which nothing before it produces",
+                    file=model.name,
+                    node=label,
                     cure="export the model again, or sort its nodes topologically",
                 )
         for name in node.output:

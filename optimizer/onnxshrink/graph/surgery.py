@@ -70,7 +70,14 @@ def operate(model: Model, edits: Edits) -> onnx.ModelProto:
         _edit(graph, edits)
         graph.cleanup(remove_unused_graph_inputs=False)
         exported = gs.export_onnx(graph, do_type_check=False)
-    except (KeyError, ValueError, TypeError, UnboundLocalError, UnicodeDecodeError, gs.util.exception.OnnxGraphSurgeonException) as error:
+    except (
+        KeyError,
+        ValueError,
+        TypeError,
+        UnboundLocalError,
+        UnicodeDecodeError,
+        gs.util.exception.OnnxGraphSurgeonException,
+    ) as error:
         raise ModelError(f"onnx-graphsurgeon cannot edit this graph: {error}", file=model.name) from error
     return _graft(source, exported, edits)
 
@@ -94,9 +101,7 @@ def _edit(graph: gs.Graph, edits: Edits) -> None:
         return tensors[name]
 
     fresh: dict[str, gs.Constant] = {}
-    replaced = {
-        id(n) for n in nodes if n.op == "Constant" and n.outputs and n.outputs[0].name in edits.constants
-    }
+    replaced = {id(n) for n in nodes if n.op == "Constant" and n.outputs and n.outputs[0].name in edits.constants}
     for position, edit in edits.nodes.items():
         node = nodes[position]
         node.inputs = [tensor(name) for name in edit.inputs]
@@ -184,7 +189,7 @@ def _graft(source: onnx.ModelProto, exported: onnx.ModelProto, edits: Edits) -> 
 
 def _position(node: onnx.NodeProto) -> int | None:
     """Where an exported node was in the file; None for a new one."""
-    return int(node.name[len(MARK):]) if node.name.startswith(MARK) else None
+    return int(node.name[len(MARK) :]) if node.name.startswith(MARK) else None
 
 
 def _unused(name: str, names: set[str]) -> str:
@@ -227,7 +232,10 @@ def _mentioned(node: onnx.NodeProto) -> set[str]:
 
 
 def _interface(
-    source: onnx.ModelProto, result: onnx.ModelProto, edits: Edits, used: set[str],
+    source: onnx.ModelProto,
+    result: onnx.ModelProto,
+    edits: Edits,
+    used: set[str],
     weights: dict[str, onnx.TensorProto],
 ) -> None:
     """Inputs, outputs and declared shapes: as they were, with new dimensions where something was cut."""

@@ -21,11 +21,23 @@ Dim = int | str | None
 Shape = tuple[Dim, ...]
 
 
+def count(shape: Shape) -> int | None:
+    """Number of elements, None where a dimension is not known."""
+    total = 1
+    for dim in shape:
+        if not isinstance(dim, int):
+            return None
+        total *= dim
+    return total
+
+
 @dataclass(frozen=True, eq=False)
 class Node:
     """One node. `inputs` and `outputs` are tensor ids ("" for an absent optional one).
 
-    `position` is the node's place in the file (Constant nodes have none here); `captured` are outer tensors that bodies of If, Loop and Scan read.
+    `position` is the node's place in the file (Constant nodes have none here); `captured` are outer tensors that
+    bodies of If, Loop and Scan read. A node with `select` (axis, index) ends a chain of movements that is planned as
+    one selection of its input.
     """
 
     index: int
@@ -176,7 +188,11 @@ def build(model: Model, *, keep_default_inputs: bool = False) -> Graph:
     for number, (position, proto) in enumerate(nodes):
         view.nodes.append(
             Node(
-                number, position, proto.op_type, "" if proto.domain == "ai.onnx" else proto.domain, proto.name,
+                number,
+                position,
+                proto.op_type,
+                "" if proto.domain == "ai.onnx" else proto.domain,
+                proto.name,
                 tuple(tensor(n, number, i) if n else "" for i, n in enumerate(proto.input)),
                 tuple(proto.output),
                 tuple(n for n in sorted(captured(proto)) if n not in values and n not in arrays),

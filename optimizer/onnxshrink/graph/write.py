@@ -28,17 +28,30 @@ INSIDE_LIMIT = 2**31 - 2**20
 class Staged:
     """A model written beside its destination, not yet in its place; a context manager that cleans up."""
 
-    def __init__(self, model: onnx.ModelProto, source: Model, destination: Path):
+    def __init__(self, model: onnx.ModelProto, source: Model, destination: Path, *, verbatim: bool = False):
         """Write `model` to a staging folder.
 
         Args:
             model: the result; tensors that were not changed may still point into the source's external data.
             source: where it came from.
             destination: the final path.
+            verbatim: the result is the source, so its file is copied byte for byte (unless it has external data,
+                whose file gets the result's name).
 
         Raises:
-            ModelError: the destination's folder does not exist or cannot be written.
+            ModelError: the destination is a folder, its folder does not exist or cannot be written, or the source
+                keeps its weights where the result's would go.
         """
+        if destination.is_dir():
+            raise ModelError("is a folder", file=str(destination), cure="give the path of a file")
+        data = destination.with_name(f"{destination.name}.data")
+        held = [source.path.parent / name for name in source.external_files()] if source.path else []
+        if data.exists() and any(path.exists() and path.samefile(data) for path in held):
+            raise ModelError(
+                "external data of the output would overwrite the input's",
+                file=str(data),
+                cure="give another output path",
+            )
         self.destination = destination
         self._outside = bool(source.external_files()) or model.ByteSize() > INSIDE_LIMIT
         try:
@@ -49,6 +62,9 @@ class Staged:
             ) from error
         self.path = self._folder / destination.name
         try:
+            if verbatim and source.path is not None and not self._outside:
+                shutil.copyfile(source.path, self.path)
+                return
             proto = onnx.ModelProto()
             proto.CopyFrom(model)
             self._write(proto, source)
@@ -74,12 +90,20 @@ class Staged:
         self.path.write_bytes(proto.SerializeToString(deterministic=True))
 
     def commit(self) -> None:
-        """Move everything into place, the model last, so that a model never lacks its data."""
+        """Move everything into place, the model last, so that a model never lacks its data.
+
+        Raises:
+            ModelError: the system refuses.
+        """
         data = self._folder / f"{self.destination.name}.data"
-        if data.exists():
-            os.replace(data, self.destination.parent / data.name)
-        os.replace(self.path, self.destination)
-        self.discard()
+        try:
+            if data.exists():
+                os.replace(data, self.destination.parent / data.name)
+            os.replace(self.path, self.destination)
+        except OSError as error:
+            raise ModelError(f"cannot write there: {error.strerror}", file=str(self.destination)) from error
+        finally:
+            self.discard()
 
     def discard(self) -> None:
         """Remove what was staged."""

@@ -40,8 +40,14 @@ class Broadcast(Rule):
 
     barrier = False
 
-    def __init__(self, *, partial: bool = False, limits: Callable[[Node, list[Bounds], Context], Bounds] | None = None,
-                 saturates: bool = False, operands: int | None = None):
+    def __init__(
+        self,
+        *,
+        partial: bool = False,
+        limits: Callable[[Node, list[Bounds], Context], Bounds] | None = None,
+        saturates: bool = False,
+        operands: int | None = None,
+    ):
         self.partial, self.limits, self.saturates, self.count = partial, limits, saturates, operands
 
     def _data(self, node: Node) -> list[int]:
@@ -184,14 +190,13 @@ def _leaky(node: Node, bounds: list[Bounds], context: Context) -> Bounds:
 def _clip(node: Node, bounds: list[Bounds], context: Context) -> Bounds:
     low, high = bounds[0]
     present = [i for i, name in enumerate(node.inputs) if name]
-    least, most = np.asarray(node.attr("min", -np.inf)), np.asarray(node.attr("max", np.inf))
+    said = (np.asarray(node.attr("min", -np.inf)), np.asarray(node.attr("max", np.inf)))
+    at_least, at_most = (said[0], said[0]), (said[1], said[1])
     for position, index in enumerate(present[1:], 1):
         if index == 1:
-            least = bounds[position]
+            at_least = bounds[position]
         if index == 2:
-            most = bounds[position]
-    at_least = least if isinstance(least, tuple) else (least, least)
-    at_most = most if isinstance(most, tuple) else (most, most)
+            at_most = bounds[position]
     return (
         np.minimum(np.maximum(low, at_least[0]), at_most[0]),
         np.minimum(np.maximum(high, at_least[1]), at_most[1]),
@@ -304,11 +309,54 @@ register(Product(limits=_mul), "Mul")
 register(Product(), "And")
 register(Broadcast(limits=_max, saturates=True), "Max")
 register(Broadcast(limits=_min, saturates=True), "Min")
-register(Broadcast(partial=True), "Div", "Pow", "Mod", "Log", "Sqrt", "Reciprocal", "Exp", "Tan", "Acos", "Asin",
-         "Atanh", "Acosh", "Cosh", "Sinh", "BitShift")
-register(Broadcast(), "Mean", "Or", "Xor", "Not", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual",
-         "BitwiseAnd", "BitwiseOr", "BitwiseXor", "BitwiseNot", "Neg", "Sign", "Floor", "Ceil", "Round", "IsNaN",
-         "IsInf", "Atan", "Asinh", "Shrink", "Elu", "Selu", "Celu", "ThresholdedRelu")
+register(
+    Broadcast(partial=True),
+    "Div",
+    "Pow",
+    "Mod",
+    "Log",
+    "Sqrt",
+    "Reciprocal",
+    "Exp",
+    "Tan",
+    "Acos",
+    "Asin",
+    "Atanh",
+    "Acosh",
+    "Cosh",
+    "Sinh",
+    "BitShift",
+)
+register(
+    Broadcast(),
+    "Mean",
+    "Or",
+    "Xor",
+    "Not",
+    "Equal",
+    "Greater",
+    "GreaterOrEqual",
+    "Less",
+    "LessOrEqual",
+    "BitwiseAnd",
+    "BitwiseOr",
+    "BitwiseXor",
+    "BitwiseNot",
+    "Neg",
+    "Sign",
+    "Floor",
+    "Ceil",
+    "Round",
+    "IsNaN",
+    "IsInf",
+    "Atan",
+    "Asinh",
+    "Shrink",
+    "Elu",
+    "Selu",
+    "Celu",
+    "ThresholdedRelu",
+)
 register(Where(), "Where")
 register(Broadcast(limits=_monotone(lambda x, n: np.maximum(x, 0.0)), saturates=True), "Relu")
 register(Broadcast(limits=_clip, saturates=True, operands=1), "Clip")

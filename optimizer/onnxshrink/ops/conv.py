@@ -9,11 +9,9 @@ output, so it takes carriers, never a bias.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
-from ..graph.view import Node, Shape
+from ..graph.view import Node
 from .broadcast import ROUNDING
 from .fact import Fact, collapse
 from .rule import Carrying, Context, Cut, Demand, Rewrite, Rule, State, free_slices, register
@@ -109,8 +107,12 @@ class Convolution(Rule):
         mask = mask & np.isfinite(values.astype(np.float64))
         return [
             collapse(
-                Fact(values, mask, None if low is None else low.reshape(column),
-                     None if high is None else high.reshape(column))
+                Fact(
+                    values,
+                    mask,
+                    None if low is None else low.reshape(column),
+                    None if high is None else high.reshape(column),
+                )
             )
         ]
 
@@ -252,9 +254,7 @@ class Convolution(Rule):
             self._repack(node, cut, into, out, result)
         return result
 
-    def _absorb(
-        self, node: Node, cut: Cut, into: np.ndarray, out: np.ndarray | None, result: Rewrite
-    ) -> None:
+    def _absorb(self, node: Node, cut: Cut, into: np.ndarray, out: np.ndarray | None, result: Rewrite) -> None:
         """Put what the cut channels contributed into the bias or the carrier."""
         context = cut.context
         kept = np.zeros(context.size(node.inputs[0], 1) or 0, bool)
@@ -279,12 +279,10 @@ class Convolution(Rule):
         split = self.grouped(weight, self.groups(node))  # a view: [group, out, in, *kernel]
         width = split.shape[2]
         for group, carrier in enumerate(self.carriers(node, context, kept)):
-            moved = np.flatnonzero(gone[group * width: (group + 1) * width])
+            moved = np.flatnonzero(gone[group * width : (group + 1) * width])
             if carrier >= 0 and moved.size:  # without one, only rows that may hold garbage read these channels
                 ratio = value[group * width + moved] / value[carrier]
-                split[group][:, carrier - group * width] += np.tensordot(
-                    split[group][:, moved], ratio, axes=([1], [0])
-                )
+                split[group][:, carrier - group * width] += np.tensordot(split[group][:, moved], ratio, axes=([1], [0]))
         weight = weight.astype(context.graph.constants[node.inputs[1]].dtype)
         if self.groups(node) == 1:
             axis = 0 if self.transposed else 1
@@ -292,9 +290,7 @@ class Convolution(Rule):
             weight = weight if out is None else weight.take(out, 1 - axis)
         result.inputs[1] = weight
 
-    def _repack(
-        self, node: Node, cut: Cut, into: np.ndarray | None, out: np.ndarray | None, result: Rewrite
-    ) -> None:
+    def _repack(self, node: Node, cut: Cut, into: np.ndarray | None, out: np.ndarray | None, result: Rewrite) -> None:
         """Group by group: the filters that stay, on the inputs that stay."""
         context, groups = cut.context, self.groups(node)
         weight = result.inputs.get(1, context.graph.constants[node.inputs[1]])
@@ -314,17 +310,6 @@ class Convolution(Rule):
             packed = np.concatenate(blocks)
         result.inputs[1] = np.ascontiguousarray(packed)
         result.attributes["group"] = len(blocks)
-
-    def macs(self, node: Node, shape: Callable[[str], Shape | None]) -> int | None:
-        weight = shape(node.inputs[1])
-        plane = shape(node.inputs[0] if self.transposed else node.outputs[0])
-        if weight is None or plane is None:
-            return None
-        # Conv: output elements x taps of one filter. ConvTranspose: input elements x taps that each feeds.
-        factors = [*plane, *weight[1:]]
-        if not all(isinstance(f, int) for f in factors[1:]):
-            return None
-        return int(np.prod(factors[1:], dtype=object)) * (plane[0] if isinstance(plane[0], int) else 1)
 
 
 register(Convolution(False), "Conv")

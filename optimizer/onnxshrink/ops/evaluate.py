@@ -21,7 +21,9 @@ def _evaluator(node: bytes, opset: int) -> ReferenceEvaluator:
     proto.ParseFromString(node)
     names = [n for n in proto.input if n]
     graph = helper.make_graph(
-        [proto], "node", [helper.make_value_info(n, helper.make_tensor_type_proto(0, None)) for n in names],
+        [proto],
+        "node",
+        [helper.make_value_info(n, helper.make_tensor_type_proto(0, None)) for n in names],
         [helper.make_value_info(n, helper.make_tensor_type_proto(0, None)) for n in proto.output if n],
     )
     return ReferenceEvaluator(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)]))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..graph.shapes import same
-from ..graph.view import Dim, Node, Shape
+from ..graph.view import Dim, Node, Shape, count
 from .fact import CAP, Fact, collapse
 from .rule import Context, Cut, Demand, Rewrite, Rule, State, register, unknown_elements
 from .tie import Grid, Same, Tie
@@ -49,14 +49,16 @@ def _leading(a: Shape, b: Shape) -> tuple[int, int] | None:
     left = right = 1
     while True:
         if left <= right:
-            if i == len(a) or not isinstance(a[i], int):
+            dim = a[i] if i < len(a) else None
+            if not isinstance(dim, int):
                 return None
-            left *= a[i]  # type: ignore[operator]
+            left *= dim
             i += 1
         else:
-            if j == len(b) or not isinstance(b[j], int):
+            dim = b[j] if j < len(b) else None
+            if not isinstance(dim, int):
                 return None
-            right *= b[j]  # type: ignore[operator]
+            right *= dim
             j += 1
         if j and left == right:
             return i, j
@@ -83,7 +85,9 @@ class Reshape(Rule):
 
     def facts(self, node: Node, context: Context) -> list[Fact | None]:
         fact, source, target = (
-            context.fact(node.inputs[0]), context.shape(node.inputs[0]), context.shape(node.outputs[0])
+            context.fact(node.inputs[0]),
+            context.shape(node.inputs[0]),
+            context.shape(node.outputs[0]),
         )
         if fact is None or source is None or target is None:
             return [None]
@@ -93,7 +97,8 @@ class Reshape(Rule):
         for left, right in aligned:
             varies = any(
                 array is not None and array.shape[axis] > 1
-                for array in (fact.value, fact.known, fact.low, fact.high) for axis in left
+                for array in (fact.value, fact.known, fact.low, fact.high)
+                for axis in left
             )
             if not varies:
                 shape += [1] * len(right)
@@ -135,13 +140,13 @@ class Reshape(Rule):
         aligned = blocks(source, target) if source is not None and target is not None else None
         ties: list[Tie] = []
         for left, right in aligned or []:
-            if not all(isinstance(source[a], int) for a in left):  # type: ignore[index]
-                continue
-            if not all(isinstance(target[b], int) for b in right):  # type: ignore[index]
+            sizes = [context.size(x, a) for a in left], [context.size(y, b) for b in right]
+            total = count(tuple(sizes[0]))
+            if total is None or None in sizes[1]:
                 continue
             if len(left) == len(right) == 1:
                 ties.append(Same((x, left[0]), (y, right[0])))
-            elif left and right and np.prod([source[a] for a in left], dtype=object) <= CAP:  # type: ignore[index]
+            elif left and right and total <= CAP:
                 ties.append(Grid(tuple((x, a) for a in left), tuple((y, b) for b in right)))
         return ties
 
@@ -157,13 +162,13 @@ class Reshape(Rule):
         demand = [np.ones(d if isinstance(d, int) else 1, bool) for d in source]
         for left, right in aligned:
             sizes = [demand[a].size for a in left]
-            grid = np.ones((), bool)
+            grid: np.ndarray = np.ones((), bool)
             for b in right:
                 grid = grid[..., None] & live[b]
             if left and grid.size == np.prod(sizes) and grid.size <= CAP:
                 grid = grid.reshape(sizes)
                 for position, a in enumerate(left):
-                    demand[a] = grid.any(axis=tuple(p for p in range(len(left)) if p != position))
+                    demand[a] = np.asarray(grid.any(axis=tuple(p for p in range(len(left)) if p != position)))
         rest: dict[int, Demand | None] = {i: None for i in range(1, len(node.inputs)) if node.inputs[i]}
         if node.op == "Reshape" and 1 in rest:
             rest[1] = unknown_elements(node.inputs[1], context)
@@ -197,14 +202,19 @@ def target_shape(node: Node, index: int, output: str, cut: Cut, source: str | No
         said = int(full.value[axis]) if full is not None and known else None
         if said == -1:
             values[axis], fixed[axis] = -1, True
-        elif said == 0 and source and not node.attr("allowzero", 0) and before is not None and axis < len(before) and (
-            cut.indices(source, axis) is None and cut.indices(output, axis) is None
+        elif (
+            said == 0
+            and source
+            and not node.attr("allowzero", 0)
+            and before is not None
+            and axis < len(before)
+            and (cut.indices(source, axis) is None and cut.indices(output, axis) is None)
         ):
             values[axis], fixed[axis] = 0, True
         elif isinstance(dim, int) and (known or axis in changed):
             values[axis], fixed[axis] = dim, True
     if not fixed.all() and source and before is not None:
-        for axis in np.flatnonzero(~fixed):
+        for axis in (int(a) for a in np.flatnonzero(~fixed)):
             if axis < len(before) and same(before[axis], old[axis]) and not node.attr("allowzero", 0):
                 values[axis], fixed[axis] = 0, True
         if (~fixed).sum() == 1 and not (values[fixed] == -1).any():

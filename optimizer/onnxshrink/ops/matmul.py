@@ -6,11 +6,9 @@ A[:,k] = v goes into the bias of a Gemm, or into a carrier feature where there i
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
-from ..graph.view import Node, Shape
+from ..graph.view import Node
 from .fact import CAP, Fact, collapse
 from .rule import Carrying, Context, Cut, Demand, Rewrite, Rule, State, free_slices, register
 from .tie import Port, Same, Tie
@@ -59,7 +57,7 @@ class Multiplication(Rule):
         a, b = context.fact(node.inputs[0]), context.fact(node.inputs[1])
         if axes is None or (a is None and b is None) or (node.input(2) and context.fact(node.input(2)) is None):
             return [None]
-        m, k, k2, n = axes
+        _, k, k2, _ = axes
         right = context.array(node.inputs[1])
         if right is None or right.ndim != 2:
             return [self._of_two(node, context, axes, rank)]
@@ -95,7 +93,8 @@ class Multiplication(Rule):
             return None
         zero = np.zeros((1,) * rank, bool)
         for name, inner, swap in (
-            (node.inputs[0], axes[1], axes[1] < axes[0]), (node.inputs[1], axes[2], axes[2] > axes[3]),
+            (node.inputs[0], axes[1], axes[1] < axes[0]),
+            (node.inputs[1], axes[2], axes[2] > axes[3]),
         ):
             fact = context.fact(name)
             if fact is not None:
@@ -133,7 +132,7 @@ class Multiplication(Rule):
             assert axes is not None
             uniform, value = free_slices(node.inputs[1], axes[2], context)
             return ~(uniform & (value == 0)) if uniform.size == size else np.ones(size, bool)
-        return (right[0] & live[-1]).any(axis=1)
+        return np.asarray((right[0] & live[-1]).any(axis=1))
 
     def absorbing_port(self, node: Node, context: Context) -> Port | None:
         """The port whose known slices this node can do without."""
@@ -146,7 +145,7 @@ class Multiplication(Rule):
         axes = self.axes(node, context)
         assert axes is not None
         size = context.size(node.inputs[0], axes[1]) or 0
-        return np.ones(size, bool) if right is None else right[0].any(axis=1)
+        return np.ones(size, bool) if right is None else np.asarray(right[0].any(axis=1))
 
     def absorbs(self, node: Node, context: Context) -> tuple[np.ndarray, np.ndarray]:
         """Features of A that this node can do without: (zero or by bias [K], by carrier [K])."""
@@ -154,14 +153,17 @@ class Multiplication(Rule):
         assert axes is not None
         uniform, value = free_slices(node.inputs[0], axes[1], context)
         zero, rest = uniform & (value == 0), uniform & (value != 0)
-        if node.inputs[1] not in context.graph.constants or not context.graph.is_float(node.inputs[1]):
+        weight = context.array(node.inputs[1])
+        if weight is None or weight.ndim != 2 or not context.graph.is_float(node.inputs[1]):
             return zero, np.zeros_like(zero)
-        takes = self._bias(node, context) is not None
-        return (zero | rest, np.zeros_like(zero)) if takes else (zero, rest)
+        if self._bias(node, context) is not None:
+            return zero | rest, np.zeros_like(zero)
+        return zero, rest & (node.inputs[1] in context.graph.constants)
 
     def _bias(self, node: Node, context: Context) -> str | None:
         """The constant that takes what known features contribute: the bias of a Gemm ("" where it has none yet), or
-        of the Add that alone reads a MatMul; None if there is none."""
+        of the Add that alone reads a MatMul; None if there is none.
+        """
         constants, size = context.graph.constants, context.size(node.outputs[0], -1)
         if node.op == "Gemm":
             bias = node.input(2)
@@ -245,17 +247,18 @@ class Multiplication(Rule):
         axes = self.axes(node, cut.context)
         if axes is None:
             return Rewrite()
-        m, k, k2, n = axes
-        into, out = cut.indices(node.inputs[0], k), cut.indices(node.outputs[0], len(cut.shape(node.outputs[0]) or ()) - 1)
-        if into is None or node.inputs[1] not in cut.context.graph.constants:
-            return Rewrite()
+        _, k, k2, _ = axes
+        into, out = (
+            cut.indices(node.inputs[0], k),
+            cut.indices(node.outputs[0], len(cut.shape(node.outputs[0]) or ()) - 1),
+        )
         context = cut.context
+        stored = context.array(node.inputs[1])
+        if into is None or stored is None or stored.ndim != 2:
+            return Rewrite()
         kept = np.zeros(context.size(node.inputs[0], k) or 0, bool)
         kept[into] = True
         uniform, value = free_slices(node.inputs[0], k, context)
-        stored = context.graph.constants[node.inputs[1]]
-        if stored.ndim != 2:
-            return Rewrite()
         right = (stored.T if k2 == 1 else stored).astype(np.float64)
         gone = uniform & (value != 0) & ~kept & (right != 0).any(axis=1)
         if not gone.any():
@@ -272,19 +275,11 @@ class Multiplication(Rule):
             merged = before + added / float(node.attr("beta", 1.0))
             return Rewrite(inputs={2: merged[columns].astype(stored.dtype)})
         carrier = self.carriers(node, context, kept)[0]
-        if carrier < 0:
+        if carrier < 0 or node.inputs[1] not in context.graph.constants:
             return Rewrite()
         right[carrier] += (value[gone] / value[carrier]) @ right[gone]
         packed = right[np.ix_(into, columns)].astype(stored.dtype)
         return Rewrite(inputs={1: np.ascontiguousarray(packed.T if k2 == 1 else packed)})
-
-    def macs(self, node: Node, shape: Callable[[str], Shape | None]) -> int | None:
-        a, y = shape(node.inputs[0]), shape(node.outputs[0])
-        if a is None or y is None or not a:
-            return None
-        k = a[-2] if node.attr("transA", 0) and len(a) > 1 else a[-1]
-        factors = [*(y if isinstance(y[0], int) else y[1:]), k] if y else [k]
-        return int(np.prod(factors, dtype=object)) if all(isinstance(f, int) for f in factors) else None
 
 
 register(Multiplication(), "Gemm", "MatMul")

@@ -48,8 +48,11 @@ class Transpose(Rule):
     def ties(self, node: Node, context: Context) -> list[Tie]:
         order = self._order(node, context) or []
         x, y = node.inputs[0], node.outputs[0]
-        return [Same((x, a), (y, b)) for b, a in enumerate(order) if context.size(x, a) is not None
-                and context.size(y, b) == context.size(x, a)]
+        return [
+            Same((x, a), (y, b))
+            for b, a in enumerate(order)
+            if context.size(x, a) is not None and context.size(y, b) == context.size(x, a)
+        ]
 
     def reads(self, node: Node, context: Context, state: State) -> dict[int, Demand | None]:
         order, live = self._order(node, context), state.live(node.outputs[0])
@@ -98,10 +101,13 @@ class Concat(Rule):
             return [None]
 
         def join(arrays: list[np.ndarray]) -> np.ndarray:
-            lead = np.broadcast_shapes(*[a.shape[:axis] + (1,) + a.shape[axis + 1:] for a in arrays])
+            lead = np.broadcast_shapes(*[(*a.shape[:axis], 1, *a.shape[axis + 1 :]) for a in arrays])
             return np.concatenate(
-                [np.broadcast_to(a, (*lead[:axis], p[2].size, *lead[axis + 1:]))
-                 for a, p in zip(arrays, parts, strict=True)], axis,
+                [
+                    np.broadcast_to(a, (*lead[:axis], p[2].size, *lead[axis + 1 :]))
+                    for a, p in zip(arrays, parts, strict=True)
+                ],
+                axis,
             )
 
         low = high = None
@@ -345,11 +351,9 @@ class Slice(Select):
         if index is None:
             return Rewrite()
         x, y = node.inputs[0], node.outputs[0]
-        stale = any(cut.stale(name) for name in node.inputs[1:] if name)
-        touched = [a for a in index if cut.indices(x, a) is not None or cut.indices(y, a) is not None]
-        if not touched and not stale:
+        if all(cut.indices(x, a) is None and cut.indices(y, a) is None for a in index):
             return Rewrite()
-        moved = {}
+        moved: dict[int, np.ndarray] = {}
         for axis, where in index.items():
             out = cut.indices(y, axis)
             moved[axis] = renumbered(where if out is None else where[out], cut.indices(x, axis))
@@ -358,25 +362,19 @@ class Slice(Select):
         assert bounds is not None
         paces = {axis: _pace(where) for axis, where in moved.items()}
         if all(paces.values()):
-            if len(moved) == len(bounds[0]) and all(
-                paces[a] == 1 and moved[a].size == new_shape[a] for a in moved
-            ):
+            if len(moved) == len(bounds[0]) and all(paces[a] == 1 and moved[a].size == new_shape[a] for a in moved):
                 return Rewrite(bypass=0)
             starts, ends, axes, steps = (list(b) for b in bounds)
-            for k, axis in enumerate(axes):
-                where = moved.get(axis % len(new_shape))
-                if where is not None:
-                    pace = paces[axis % len(new_shape)]
-                    end = int(where[-1]) + pace
-                    starts[k], ends[k], steps[k] = int(where[0]), end if end >= 0 else -(2**31), pace
+            for k, axis in enumerate(a % len(new_shape) for a in axes):
+                if axis in moved:
+                    first, end = int(moved[axis][0]), int(moved[axis][-1]) + paces[axis]
+                    starts[k], ends[k], steps[k] = first, end if end >= 0 else -(2**31), paces[axis]
             if cut.context.opset < 10:
                 return Rewrite({"starts": starts, "ends": ends, "axes": axes})
-            return Rewrite(
-                inputs={k: np.array(v, np.int64) for k, v in enumerate((starts, ends, axes, steps), 1)}
-            )
+            return Rewrite(inputs={k: np.array(v, np.int64) for k, v in enumerate((starts, ends, axes, steps), 1)})
         if len(bounds[0]) == 1:
-            (axis, where), = moved.items()
-            drop = {k: None for k in range(2, len(node.inputs))}
+            ((axis, where),) = moved.items()
+            drop = dict.fromkeys(range(2, len(node.inputs)))
             attributes = {"axis": axis, "starts": None, "ends": None, "axes": None}
             return Rewrite(attributes, {1: where.astype(np.int64), **drop}, op="Gather")
         raise AssertionError("a strided slice of several axes is pinned")
@@ -434,7 +432,7 @@ class Gather(Select):
     def facts(self, node: Node, context: Context) -> list[Fact | None]:
         facts, axis = super().facts(node, context), axis_of(node, context)
         if facts[0] is not None and self._scalar(node, context) and axis is not None:
-            return [facts[0].map(lambda a: a.reshape(a.shape[:axis] + a.shape[axis + 1:]))]
+            return [facts[0].map(lambda a: a.reshape(a.shape[:axis] + a.shape[axis + 1 :]))]
         return facts
 
     def _pairs(self, node: Node, context: Context) -> list[tuple[int, int]]:
@@ -449,11 +447,12 @@ class Gather(Select):
         index = self.index(node, context)
         x, y = node.inputs[0], node.outputs[0]
         ties: list[Tie] = [
-            Same((x, a), (y, b)) for a, b in self._pairs(node, context)
+            Same((x, a), (y, b))
+            for a, b in self._pairs(node, context)
             if context.size(x, a) is not None and context.size(x, a) == context.size(y, b)
         ]
         if index is not None:
-            (axis, where), = index.items()
+            ((axis, where),) = index.items()
             if self._scalar(node, context):
                 # the one slice that is read stays as long as the node does; the others are free
                 ties.append(Fixed((x, axis), where))
@@ -466,14 +465,14 @@ class Gather(Select):
         pairs = self._pairs(node, context)
         if not all(mask.any() for mask in live):
             return {}
-        if context.rank(node.inputs[0]) is None or not pairs and index is None:
+        if context.rank(node.inputs[0]) is None or (not pairs and index is None):
             return {0: None, 1: None}
         demand = everything(node.inputs[0], context)
         for a, b in pairs:
             if b < len(live) and live[b].size == demand[a].size:
                 demand[a] = live[b]
         if index is not None:
-            (axis, where), = index.items()
+            ((axis, where),) = index.items()
             demand[axis] = np.zeros_like(demand[axis])
             demand[axis][where if self._scalar(node, context) else where[live[axis]]] = True
         return {0: demand, 1: None}
@@ -482,7 +481,7 @@ class Gather(Select):
         index = self.index(node, cut.context)
         if index is None:
             return Rewrite()
-        (axis, where), = index.items()
+        ((axis, where),) = index.items()
         into = cut.indices(node.inputs[0], axis)
         out = None if self._scalar(node, cut.context) else cut.indices(node.outputs[0], axis)
         if into is None and out is None and not cut.stale(node.inputs[1]):
@@ -510,7 +509,8 @@ class Fixed(Picks):
 
 class Pad(Rule):
     """Pad with constant amounts. On the spatial axes of a feature map the border has the pad's value; along an
-    axis that is cut (channels padded with zeros) the pad shrinks like any other slice."""
+    axis that is cut (channels padded with zeros) the pad shrinks like any other slice.
+    """
 
     barrier = False
 
@@ -601,15 +601,21 @@ class Pad(Rule):
         for axis, (before, after) in enumerate(amounts):
             if (before, after) == (0, 0) and live[axis].size == demand[axis].size:
                 demand[axis] = live[axis]
-            elif node.attr("mode", "constant") == "constant" and before >= 0 and after >= 0 and isinstance(
-                context.size(node.inputs[0], axis), int
+            elif (
+                node.attr("mode", "constant") == "constant"
+                and before >= 0
+                and after >= 0
+                and isinstance(context.size(node.inputs[0], axis), int)
             ):
-                demand[axis] = live[axis][before: before + demand[axis].size]
-            elif node.attr("mode", "constant") == "constant" and before <= 0 and after <= 0 and isinstance(
-                context.size(node.inputs[0], axis), int
+                demand[axis] = live[axis][before : before + demand[axis].size]
+            elif (
+                node.attr("mode", "constant") == "constant"
+                and before <= 0
+                and after <= 0
+                and isinstance(context.size(node.inputs[0], axis), int)
             ):
                 demand[axis] = np.zeros_like(demand[axis])
-                demand[axis][-before: demand[axis].size + after] = live[axis]
+                demand[axis][-before : demand[axis].size + after] = live[axis]
         rest: dict[int, Demand | None] = {i: None for i in range(1, len(node.inputs)) if node.inputs[i]}
         return {**({0: demand} if all(mask.any() for mask in demand) else {}), **rest}
 
@@ -645,8 +651,10 @@ def _padded(fact: Fact, axis: int, size: int, before: int, after: int, fill: flo
         return np.pad(_along(array, axis, size), width, constant_values=value)
 
     return Fact(
-        grow(fact.value, fill), grow(fact.known, True),
-        None if fact.low is None else grow(fact.low, fill), None if fact.high is None else grow(fact.high, fill),
+        grow(fact.value, fill),
+        grow(fact.known, True),
+        None if fact.low is None else grow(fact.low, fill),
+        None if fact.high is None else grow(fact.high, fill),
     )
 
 

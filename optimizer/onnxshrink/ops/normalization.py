@@ -1,5 +1,6 @@
 """Normalizations. BatchNormalization at inference and InstanceNormalization act on each channel alone; the others
-mix the axes that they normalize, which are pinned."""
+mix the axes that they normalize, which are pinned.
+"""
 
 from __future__ import annotations
 
@@ -171,5 +172,6 @@ class Mixing(Rule):
 
 register(BatchNormalization(), "BatchNormalization")
 register(PerChannel(), "InstanceNormalization")
-register(Mixing(), "Softmax", "LogSoftmax", "Hardmax", "LayerNormalization", "RMSNormalization", "LRN",
-         "LpNormalization")
+register(
+    Mixing(), "Softmax", "LogSoftmax", "Hardmax", "LayerNormalization", "RMSNormalization", "LRN", "LpNormalization"
+)

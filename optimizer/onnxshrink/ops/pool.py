@@ -146,8 +146,7 @@ class Resize(Spatial):
             return {}
         old = context.shape(node.outputs[0]) or (None,) * full.value.size
         new = tuple(
-            int(v) if k and not isinstance(d, int) else d
-            for v, k, d in zip(full.value, full.known, old, strict=True)
+            int(v) if k and not isinstance(d, int) else d for v, k, d in zip(full.value, full.known, old, strict=True)
         )
         return {node.outputs[0]: new} if new != old else {}
 

@@ -70,12 +70,16 @@ class Reduce(Rule):
             return []
         x, y = node.inputs[0], node.outputs[0]
         ties: list[Tie] = [
-            Same((x, a), (y, b)) for a, b in self._pairs(node, context, reduced)
+            Same((x, a), (y, b))
+            for a, b in self._pairs(node, context, reduced)
             if context.size(x, a) is not None and context.size(x, a) == context.size(y, b)
         ]
         if self._skips_zeros(node):  # free: mentioned, tied to nothing
-            ties += [Picks((x, a), (x, a), np.arange(context.size(x, a) or 1)) for a in reduced
-                     if context.size(x, a) is not None]
+            ties += [
+                Picks((x, a), (x, a), np.arange(context.size(x, a) or 1))
+                for a in reduced
+                if context.size(x, a) is not None
+            ]
         return ties
 
     @staticmethod
@@ -102,5 +106,18 @@ class Reduce(Rule):
         return {0: demand, **({1: None} if node.input(1) else {})}
 
 
-register(Reduce(), "ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2",
-         "ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare", "ArgMax", "ArgMin")
+register(
+    Reduce(),
+    "ReduceSum",
+    "ReduceMean",
+    "ReduceMax",
+    "ReduceMin",
+    "ReduceProd",
+    "ReduceL1",
+    "ReduceL2",
+    "ReduceLogSum",
+    "ReduceLogSumExp",
+    "ReduceSumSquare",
+    "ArgMax",
+    "ArgMin",
+)

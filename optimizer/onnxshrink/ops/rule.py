@@ -179,10 +179,6 @@ class Rule:
         """The node after the cut; constants of its own are sliced by the caller."""
         return Rewrite()
 
-    def macs(self, node: Node, shape: Callable[[str], Shape | None]) -> int | None:
-        """Multiply-adds for one run, None when a dimension is unknown."""
-        return 0
-
 
 SELECTION = ("onnxshrink", "Selection")
 _RULES: dict[tuple[str, str], Rule] = {}

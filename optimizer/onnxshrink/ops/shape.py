@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..graph.view import Node, Shape
+from ..graph.view import Node, Shape, count
 from .broadcast import Broadcast
 from .evaluate import evaluate
 from .fact import CAP, Fact, collapse
@@ -64,9 +64,8 @@ class Size(Rule):
 
     def facts(self, node: Node, context: Context) -> list[Fact | None]:
         shape = context.shape(node.inputs[0])
-        if shape is None or not all(isinstance(d, int) for d in shape):
-            return [None]
-        return [Fact(np.asarray(np.prod(shape, dtype=np.int64)), np.asarray(True))]
+        total = None if shape is None else count(shape)
+        return [None if total is None else Fact(np.asarray(total, np.int64), np.asarray(True))]
 
     def ties(self, node: Node, context: Context) -> list[Tie]:
         x, shape = node.inputs[0], context.shape(node.inputs[0]) or ()
@@ -79,8 +78,9 @@ class Size(Rule):
 
     def rewrite(self, node: Node, cut: Cut) -> Rewrite:
         fact = cut.context.fact(node.outputs[0])
-        if fact is None or not any(cut.indices(node.inputs[0], a) is not None for a in range(
-                cut.context.rank(node.inputs[0]) or 0)):
+        if fact is None or not any(
+            cut.indices(node.inputs[0], a) is not None for a in range(cut.context.rank(node.inputs[0]) or 0)
+        ):
             return Rewrite()
         return Rewrite(answer=(np.asarray(True), fact.value.astype(np.int64)))
 
@@ -177,8 +177,11 @@ class Tile(Rule):
         if fact is None or repeats is None or len(repeats) != fact.rank:
             return [None]
         arrays = (fact.value, fact.known, fact.low, fact.high)
-        varying = [a for a in range(fact.rank) if repeats[a] > 1 and any(
-            array is not None and array.shape[a] > 1 for array in arrays)]
+        varying = [
+            a
+            for a in range(fact.rank)
+            if repeats[a] > 1 and any(array is not None and array.shape[a] > 1 for array in arrays)
+        ]
         full = fact.expand(context.shape(node.inputs[0]) or (), varying)
         if full is None:
             return [None]
@@ -203,7 +206,7 @@ class Tile(Rule):
         demand = [np.ones(context.size(node.inputs[0], a) or 1, bool) for a in range(len(live))]
         for a, r in enumerate(repeats or []):
             if live[a].size == demand[a].size * r:
-                demand[a] = live[a].reshape(r, -1).any(axis=0)
+                demand[a] = np.asarray(live[a].reshape(r, -1).any(axis=0))
         return {0: demand, 1: None}
 
 

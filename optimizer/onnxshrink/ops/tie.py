@@ -85,9 +85,7 @@ class Grid:
             a = [m | s for m, s in zip(a, _shadows(grid), strict=True)]
             if sum(int(m.sum()) for m in a + b) == count:
                 break
-        return [
-            (port, new) for port, new, old in zip(self.ports, a + b, before, strict=True) if (new & ~old).any()
-        ]
+        return [(port, new) for port, new, old in zip(self.ports, a + b, before, strict=True) if (new & ~old).any()]
 
 
 def _product(masks: list[np.ndarray]) -> np.ndarray:
@@ -98,7 +96,8 @@ def _product(masks: list[np.ndarray]) -> np.ndarray:
 
 
 def _shadows(grid: np.ndarray) -> list[np.ndarray]:
-    return [grid.any(axis=tuple(a for a in range(grid.ndim) if a != axis)) for axis in range(grid.ndim)]
+    rest = [tuple(a for a in range(grid.ndim) if a != axis) for axis in range(grid.ndim)]
+    return [np.asarray(grid.any(axis=axes)) for axes in rest]
 
 
 @dataclass(frozen=True, eq=False)

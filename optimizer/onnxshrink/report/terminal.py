@@ -1,5 +1,6 @@
 """Plans, results, differences and benchmarks as tables for the terminal. Names from models are printed as they are,
-never as markup."""
+never as markup.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +27,9 @@ def saved(before: int | None, after: int | None) -> str:
     """What part went, in percent."""
     if not before or after is None:
         return ""
-    return f"-{100 * (before - after) / before:.1f} %" if after <= before else f"+{100 * (after - before) / before:.1f} %"
+    return (
+        f"-{100 * (before - after) / before:.1f} %" if after <= before else f"+{100 * (after - before) / before:.1f} %"
+    )
 
 
 def print_sizes(console: Console, sizes: dict[str, tuple[int | None, int | None]]) -> None:
@@ -42,7 +45,9 @@ def print_sizes(console: Console, sizes: dict[str, tuple[int | None, int | None]
 
 def print_plan(console: Console, plan: Plan, *, everything: bool = False) -> None:
     """What goes, layer by layer, then what stays and why."""
-    layers = plan.layers if everything else [layer for layer in plan.layers if layer.after != layer.before or layer.aligned]
+    layers = (
+        plan.layers if everything else [layer for layer in plan.layers if layer.after != layer.before or layer.aligned]
+    )
     if layers:
         console.print(_layers(layers))
     untouched = len(plan.layers) - len(layers)

@@ -199,7 +199,7 @@ def _rewrite_node(
         operands = [names.constant(f"{raw}_mask", mask), names.constant(f"{raw}_value", values)]
         edits.added.append((node.position + 1, "Where", [*operands, raw], [node.outputs[0]], {}))
         outputs = [raw, *outputs[1:]]
-    original = [n for n in node.proto.input]
+    original = list(node.proto.input)
     while original and not original[-1]:
         original.pop()
     if inputs != original or outputs != list(node.proto.output) or rewrite.attributes or rewrite.op:

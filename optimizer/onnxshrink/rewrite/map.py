@@ -47,14 +47,20 @@ def make_map(solution: Solution, plan: Plan, execution: Execution, options: Mapp
                 if kept is not None:
                     axes[str(axis)] = [int(i) for i in kept]
             entry: dict[str, Any] = {
-                "node": node.label, "op": node.op, "input": index, "source": source, "result": result, "axes": axes,
+                "node": node.label,
+                "op": node.op,
+                "input": index,
+                "source": source,
+                "result": result,
+                "axes": axes,
             }
             if index == 1 and node.attr("transB", 0):
                 entry["transposed"] = True
             rule = rule_for(node)
             if isinstance(rule, Convolution) and index == 1 and rule.groups(node) > 1:
                 entry["group"] = {
-                    "before": rule.groups(node), "after": int(rewrite.attributes.get("group", rule.groups(node))),
+                    "before": rule.groups(node),
+                    "after": int(rewrite.attributes.get("group", rule.groups(node))),
                     "inputs": _all(cut.indices(node.inputs[0], 1), solution.context.size(node.inputs[0], 1)),
                     "outputs": _all(cut.indices(node.outputs[0], 1), solution.context.size(node.outputs[0], 1)),
                 }
@@ -71,7 +77,8 @@ def make_map(solution: Solution, plan: Plan, execution: Execution, options: Mapp
         "options": dict(options),
         "tensors": {
             tensor: {str(a): kept for a, kept in axes.items()}
-            for tensor, axes in plan.kept.items() if tensor not in graph.constants
+            for tensor, axes in plan.kept.items()
+            if tensor not in graph.constants
         },
         "weights": weights,
         "absorbed": [asdict(item) for item in plan.absorbed],

@@ -62,7 +62,7 @@ def signature(model: onnx.ModelProto, facts: Facts | None = None) -> tuple[Input
     specs = []
     for value in fed:
         if not value.type.HasField("tensor_type"):
-            raise InputError(f"input `{value.name}` is not a tensor, such inputs cannot be drawn")
+            raise InputError(f"input `{value.name}` is not a tensor, such inputs cannot be fed")
         dims = dims_of(value)
         if dims is None:
             raise InputError(f"input `{value.name}` declares no shape", cure=f"--input-shape {value.name}=1,3,224,224")
@@ -81,18 +81,13 @@ def signature(model: onnx.ModelProto, facts: Facts | None = None) -> tuple[Input
 
 
 _PASSES = {
-    "Cast",
-    "Unsqueeze",
-    "Squeeze",
-    "Reshape",
-    "Identity",
-    "Slice",
-    "Transpose",
-    "Concat",
-    "Flatten",
-    "Expand",
-    "Tile",
+    *("Cast", "Unsqueeze", "Squeeze", "Reshape", "Identity", "Slice", "Transpose", "Concat", "Flatten", "Expand"),
+    *("Tile", "Gather"),
 }
+#: Where an operator takes a size: a large random number there asks for a tensor that no machine can hold.
+_SIZES = {"Reshape": {1}, "Expand": {1}, "Tile": {1}, "ConstantOfShape": {0}, "Resize": {3}, "Range": {0, 1, 2}}
+_SIZES |= {"Pad": {1}, "OneHot": {1}, "TopK": {1}, "Split": {1}, "Loop": {0}, "CenterCropPad": {1}, "AffineGrid": {1}}
+_SIZE_LIMIT = 3
 
 
 def _integer_range(graph: onnx.GraphProto, start: str, facts: Facts) -> tuple[int | None, tuple[int, ...]]:
@@ -113,7 +108,9 @@ def _integer_range(graph: onnx.GraphProto, start: str, facts: Facts) -> tuple[in
             other = facts.integers(node.input[1 - hits[0]])
             if other is not None and len(other) <= 8:
                 values |= {int(v) for v in other if isinstance(v, (int, float))}
-        elif node.op_type in _PASSES or node.op_type == "Gather":
+        elif _SIZES.get(node.op_type, set()).intersection(hits):
+            limits.append(_SIZE_LIMIT)
+        elif node.op_type in _PASSES:
             reached.update(node.output)
     return (min(limits) if limits else None), tuple(sorted(values))
 
@@ -183,6 +180,13 @@ def _fill(specs: Sequence[InputSpec], known: Mapping[str, int]) -> Shapes:
     return {s.name: tuple(d if isinstance(d, int) else known[d] for d in s.dims) for s in specs}
 
 
+def require_drawable(specs: Sequence[InputSpec]) -> None:
+    """Raises InputError where values cannot be drawn: for strings."""
+    for spec in specs:
+        if spec.dtype == np.dtype(object):
+            raise InputError(f"input `{spec.name}` holds strings, which cannot be drawn", cure="give --data")
+
+
 def describe(spec: InputSpec) -> str:
     """The declared shape as people write it; `?` for a free size."""
     return "[" + ", ".join(str(d) if isinstance(d, int) else "?" for d in spec.dims) + "]"
@@ -228,15 +232,11 @@ def draw(
         seed: of the generator.
         limit: exclusive upper end for integers of which the model says nothing.
 
-    Raises:
-        InputError: an input holds strings.
     """
     rng = np.random.default_rng([seed, *distribution.encode()])
     feeds: Feeds = {}
     for spec in specs:
         shape = shapes[spec.name]
-        if spec.dtype == np.dtype(object):
-            raise InputError(f"input `{spec.name}` holds strings, which cannot be drawn", cure="give --data")
         if spec.dtype == np.dtype(bool):
             value: np.ndarray = rng.random(shape) < 0.5
         elif spec.dtype.kind in "iu":

@@ -70,14 +70,19 @@ def batches(images: Images, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         yield as_input(images.pixels[start : start + size]), images.labels[start : start + size]
 
 
-def training_batches(images: Images, size: int, seed: int, padding: int = 4) -> Iterator[tuple[Tensor, Tensor]]:
+def training_batches(
+    images: Images, size: int, seed: int, count: int | None = None, padding: int = 4
+) -> Iterator[tuple[Tensor, Tensor]]:
     """One epoch in random order, each image randomly cropped after zero padding and flipped; the last short batch goes.
 
     A pure function of the seed: an epoch that is run again sees the same batches.
+
+    Args:
+        count: draw only this many of the images.
     """
     random = torch.Generator().manual_seed(seed)
     padded = torch.nn.functional.pad(images.pixels, (0, 0, padding, padding, padding, padding))
-    order = torch.randperm(len(images), generator=random)
+    order = torch.randperm(len(images), generator=random)[:count]
     side = torch.arange(images.pixels.shape[1])
     for start in range(0, len(order) - size + 1, size):
         chosen = order[start : start + size]

@@ -46,6 +46,7 @@ class Settings:
     ejector_weight: float = 5.0
     ejector_full: float = 0.8
     sigma: float = 0.5
+    epoch_images: int | None = None
     bf16: bool = True
     seed: int = 0
 
@@ -129,10 +130,11 @@ class Training:
         for gate in gate_list:
             gate.alpha.requires_grad_(searching)
         self.network.train()
-        steps = len(images) // s.batch
+        steps = min(len(images), s.epoch_images or len(images)) // s.batch
         right = seen = 0
         total = 0.0
-        for i, (x, labels) in enumerate(training_batches(images, s.batch, seed=s.seed * 100_003 + self.done)):
+        seed = s.seed * 100_003 + self.done
+        for i, (x, labels) in enumerate(training_batches(images, s.batch, seed, s.epoch_images)):
             share = (i + 1) / steps
             progress = epoch.begin + share * (epoch.end - epoch.begin)
             for group in self.weight_optimizer.param_groups:
@@ -206,7 +208,7 @@ def train(
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         while training.done < len(epochs[:stop_after]):
             number, epoch = training.done, epochs[training.done]
-            bar = progress.add_task(f"epoch {number + 1}/{len(epochs)} {epoch.phase}", total=len(images))
+            bar = progress.add_task(f"epoch {number + 1}/{len(epochs)} {epoch.phase}", total=settings.epoch_images or len(images))
             began = time.monotonic()
             result = training.run_epoch(epoch, images, lambda n, bar=bar: progress.advance(bar, n))
             check = test.first(2000)
@@ -249,6 +251,8 @@ def write(training: Training, path: Path, test: Images, console: Console) -> Non
 @click.option("--search", "search_epochs", default=4, show_default=True, help="epochs of each search step")
 @click.option("--thresholds", default="0.02,0.05,0.1", show_default=True, help="one search step each")
 @click.option("--finetune", "finetune_epochs", default=15, show_default=True, help="epochs after the last pruning")
+@click.option("--epoch-images", type=int, help="shorter epochs of N random images, for more frequent checkpoints")
+@click.option("--finetune-rate", default=0.1, show_default=True, help="peak learning rate of the fine-tuning")
 @click.option("--target", default=0.5, show_default=True, help="share of the multiply-adds to keep")
 @click.option("--size-weight", default=1.0, show_default=True)
 @click.option("--ejector-weight", default=5.0, show_default=True, help="reached at --ejector-full of each search step")

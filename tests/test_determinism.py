@@ -18,7 +18,7 @@ from tests.zoo.trap import DEAD, chain
 from tests.zoo.traps import TRAPS
 
 SEEDS = ("0", "1", "4242")
-NAMES = ("carriers_and_choices", "shared_weight", "strange_names", "local_function", "ir3_constant", "unchanged")
+NAMES = ("carriers_and_choices", "shared_weight", "ir3_constant", "unchanged")
 
 
 def carriers_and_choices() -> ModelProto:

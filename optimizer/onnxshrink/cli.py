@@ -221,9 +221,11 @@ def inspect(
 def verify(a: Path, b: Path, input_shapes: tuple[Any, ...], json_file: str | None, **options: Any) -> None:
     """Check that two models compute the same; exit 3 if they do not."""
     from . import verify as run
+    from .graph.model import read
     from .report.terminal import print_verification
 
     _refuse_targets([json_file], [a, b])
+    read(b)  # a file that is no model is an error, not a difference
     console = _console(json_file)
     with _progress() as say:
         verdict = run(a, b, input_shapes=dict(input_shapes), progress=say, **options)

@@ -330,14 +330,15 @@ class _Judge:
                 if self.verify:  # which begins with the structure
                     verdict, planted = self._numbers(staged, made.plan)
                 else:
-                    self._structure(proto, staged)
+                    self._structure(staged)
             return staged, verdict, planted
         except BaseException:
             staged.discard()
             raise
 
-    def _structure(self, proto: onnx.ModelProto, staged: Staged) -> None:
+    def _structure(self, staged: Staged) -> None:
         self.say("checking the structure")
+        proto = onnx.load_model(str(staged.path), load_external_data=False)
         before = set(verification.check(self.model.proto, folder=self.origin.parent))
         found = [
             finding

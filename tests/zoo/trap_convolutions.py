@@ -154,6 +154,18 @@ def grouped2_carrier_fills_group() -> Net:
     return grouped(zero=(1, 4), constant={0: 0.5, 5: 0.7})
 
 
+@TRAPS.add(
+    4 * (4 * 9 + 1 + 4 * 9), "the same between two grouped Convs, where a negative constant is zero after the ReLU"
+)
+def grouped2_twice_constant() -> Net:
+    def middle(net: Net, t: str) -> str:
+        t = net.conv(t, 8, 8, group=2, constant={0: -0.4, 1: 0.5, 2: -0.6, 4: -0.3, 6: -0.2, 7: 0.7})
+        t = net.known(net.op("Relu", t), (0, 1, 2, 4, 6, 7))
+        return net.conv(t, 8, 8, group=2)
+
+    return chain(middle, zero=())
+
+
 # --- transposed
 
 

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from ..graph.view import Node, Shape, count
-from ..ops.broadcast import Broadcast
 from ..ops.conv import Convolution
 from ..ops.matmul import Multiplication
 from ..ops.rule import Rewrite, free_slices, rule_for
 from ..ops.tie import Port, Same
 from .analysis import Analysis
 from .negligible import proven
-from .solve import CHOICE, CONTRACTIONS, READ
+from .reasons import Stay, channel_axis, find_stays
+from .solve import CONTRACTIONS
 
 Macs = Mapping[str, int | None]
 KINDS = ("zero", "known", "unread", "range", "negligible")
@@ -40,17 +40,6 @@ class Layer:
     aligned: int
     parameters: tuple[int, int]
     macs: tuple[int | None, int | None]
-
-
-@dataclass(frozen=True)
-class Stay:
-    """Channels of a layer that carry nothing themselves but stay, and what holds them."""
-
-    layer: str
-    holder: str
-    axis: int
-    slices: tuple[int, ...]
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -171,7 +160,7 @@ def make_plan(
                 where = np.flatnonzero(~solution.kept(port) & (kinds[port] == KINDS.index("unread")))
                 if where.size:
                     plan.unread.append(Unread(*port, tuple(int(i) for i in where)))
-    plan.stays = _stays(analysis)
+    plan.stays = find_stays(analysis)
     for item in analysis.negligible:
         plan.negligible.append(
             {
@@ -188,14 +177,6 @@ def make_plan(
 
 def _used(tensor: str, analysis: Analysis) -> bool:
     return any(analysis.solution.active(node) for node, _ in analysis.context.graph.consumers.get(tensor, ()))
-
-
-def channel_axis(node: Node, analysis: Analysis) -> int | None:
-    """The axis of a contraction's output that counts its channels."""
-    rank = analysis.context.rank(node.outputs[0])
-    if not rank:
-        return None
-    return 1 if node.op in ("Conv", "ConvTranspose") else rank - 1
 
 
 def _layer(
@@ -317,111 +298,3 @@ def _absorbed(node: Node, analysis: Analysis) -> list[Absorbed]:
         gone &= ~(mask & carried & read)
     note(gone & ~(free & read & (value != 0)), "nothing")
     return items
-
-
-def _stays(analysis: Analysis) -> list[Stay]:
-    """Slices that carry nothing but stay, grouped by the node that holds them."""
-    solution, context = analysis.solution, analysis.context
-    stays: list[Stay] = []
-    for node in context.graph.nodes:
-        axis = channel_axis(node, analysis) if node.op in CONTRACTIONS and solution.active(node) else None
-        if axis is None or node.inputs[1] not in context.graph.constants:
-            continue
-        port = (node.outputs[0], axis)
-        kept = solution.kept(port)
-        uniform, _ = free_slices(*port, context)
-        idle = kept & (uniform | ~solution.live(node.outputs[0])[axis])
-        groups: dict[tuple[str, int, str], list[int]] = {}
-        for index in np.flatnonzero(idle):
-            groups.setdefault(_holder(port, int(index), analysis), []).append(int(index))
-        for (holder, where, reason), slices in groups.items():
-            stays.append(Stay(node.label, holder, where, tuple(slices), reason))
-    return stays
-
-
-def _holder(port: Port, index: int, analysis: Analysis) -> tuple[str, int, str]:
-    """Where the knowledge about a slice ends, followed forward: (node, axis, reason)."""
-    solution, context = analysis.solution, analysis.context
-    graph = context.graph
-    aligned = analysis.aligned.get(port)
-    if aligned is not None and aligned[index]:
-        return "alignment", port[1], f"kept so that the channel count is a multiple of {analysis.options.align}"
-    seen = {(port, index)}
-    queue = [(port, index)]
-    fallback: tuple[str, int, str] | None = None
-    while queue:
-        (tensor, axis), place = queue.pop(0)
-        if tensor in graph.outputs:
-            return f"output `{tensor}`", axis, "the graph's output keeps its shape"
-        for node, where in graph.consumers.get(tensor, ()):
-            if where < 0:
-                return node.label, axis, "read inside a body"
-            if not solution.active(node):
-                continue
-            onward = _onward(node, (tensor, axis), place, analysis)
-            if not onward:
-                rule = context.rule(node)
-                if rule.barrier:
-                    fallback = fallback or (node.label, axis, f"axis {axis} is pinned: {rule.reason}")
-                elif node.op not in CONTRACTIONS and not any(
-                    (tensor, axis) in t.ports for t in solution.ties[node.index]
-                ):
-                    fallback = fallback or (node.label, axis, f"axis {axis} is pinned by {node.op}")
-                elif solution.cause.get((tensor, axis)) is not None:
-                    fallback = fallback or (node.label, axis, _choice((tensor, axis), place, analysis))
-                continue
-            for other, there in onward:
-                known = free_slices(*other, context)[0][there]
-                live = solution.live(other[0])[other[1]][there]
-                if live and not known:
-                    return node.label, other[1], _agreement(node, tensor, other, there, analysis)
-                if (other, there) not in seen:
-                    seen.add((other, there))
-                    queue.append((other, there))
-    return fallback or ("-", port[1], _choice(port, index, analysis))
-
-
-def _choice(port: Port, index: int, analysis: Analysis) -> str:
-    cause = analysis.solution.cause.get(port)
-    why = int(cause[index, 0]) if cause is not None else -1
-    if why == CHOICE:
-        return "one channel must stay (carrier of a known value, a group's fill, or an operator needs one)"
-    if why == READ and cause is not None and cause[index, 1] >= 0:
-        return f"read by {analysis.context.graph.nodes[int(cause[index, 1])].label}"
-    return "tied to channels that are needed"
-
-
-def _onward(node: Node, port: Port, index: int, analysis: Analysis) -> list[tuple[Port, int]]:
-    """The output slices of a node that are the given input slice's own."""
-    found = []
-    for tie in analysis.solution.ties[node.index]:
-        if not isinstance(tie, Same):
-            continue
-        if tie.a == port and tie.b[0] in node.outputs:
-            where = [index] if tie.index is None else np.flatnonzero(tie.index == index)
-            found += [(tie.b, int(i)) for i in where]
-        elif tie.b == port and tie.a[0] in node.outputs:
-            found.append((tie.a, index if tie.index is None else int(tie.index[index])))
-    return found
-
-
-def _agreement(node: Node, tensor: str, out: Port, index: int, analysis: Analysis) -> str:
-    """Which other operand keeps the slice from going."""
-    context = analysis.context
-    if not isinstance(rule_for(node), Broadcast):
-        return f"{node.op} makes it depend on the input"
-    rank = context.rank(out[0]) or 0
-    others = []
-    for name in node.inputs:
-        if not name or name == tensor:
-            continue
-        own = context.rank(name) or 0
-        axis = out[1] - (rank - own)
-        if axis < 0:
-            continue
-        known = free_slices(name, axis, context)[0]
-        if not (known[index] if known.size > index else known.all()):
-            others.append(name)
-    if others:
-        return "live in " + ", ".join(f"`{name}`" for name in others)
-    return f"{node.op} gives a value that is not known"

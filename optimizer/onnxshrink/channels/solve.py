@@ -184,7 +184,7 @@ class Solution:
 
     def settle(self) -> None:
         """Make the choices that correctness asks for, one at a time, in a fixed order, until none is left."""
-        while self._choose_group() or self._choose_slice() or self._choose_carrier():
+        while self._choose_carrier() or self._choose_group() or self._choose_slice():
             pass
 
     def _choose_group(self) -> bool:

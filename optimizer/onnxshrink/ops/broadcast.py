@@ -1,23 +1,20 @@
 """Elementwise operators with broadcasting: the value at an index depends on the inputs' values at that index.
 
 Facts: the operator itself, evaluated on the fact arrays. 0 times anything finite is 0, whatever the other factor.
-Monotone operators map bounds; where the bounds of a saturating one meet, its value is known.
+Where the bounds of a saturating operator meet (interval.py), its value is known.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import numpy as np
 
 from ..graph.shapes import same
 from ..graph.view import Node
+from . import interval
 from .evaluate import evaluate
 from .fact import CAP, Fact, collapse, unknown
 from .rule import Context, Cut, Demand, Rewrite, Rule, State, register, rule_for
 from .tie import Same, Tie
-
-Bounds = tuple[np.ndarray, np.ndarray]
 
 
 def lifted(fact: Fact | None, tensor: str, rank: int, context: Context) -> Fact | None:
@@ -44,7 +41,7 @@ class Broadcast(Rule):
         self,
         *,
         partial: bool = False,
-        limits: Callable[[Node, list[Bounds], Context], Bounds] | None = None,
+        limits: interval.Limits | None = None,
         saturates: bool = False,
         operands: int | None = None,
     ):
@@ -80,7 +77,7 @@ class Broadcast(Rule):
         low = high = None
         if self.limits is not None and context.graph.is_float(node.outputs[0]):
             with np.errstate(all="ignore"):
-                low, high = self.limits(node, [f.bounds() for f in facts], context)
+                low, high = self.limits(node, [f.bounds() for f in facts])
             low, high = np.where(np.isnan(low), -np.inf, low), np.where(np.isnan(high), np.inf, high)
             if self.saturates:
                 met = (low == high) & np.isfinite(low)
@@ -91,7 +88,7 @@ class Broadcast(Rule):
             known = known & np.isfinite(value)
         return [collapse(Fact(value, known, low, high))] + [None] * (len(node.outputs) - 1)
 
-    def annihilate(self, node: Node, facts: list[Fact], known: np.ndarray, value: np.ndarray) -> Bounds:
+    def annihilate(self, node: Node, facts: list[Fact], known: np.ndarray, value: np.ndarray) -> interval.Bounds:
         """Outputs that are known although not every input is; nothing for most operators."""
         return known, value
 
@@ -142,7 +139,7 @@ class Broadcast(Rule):
 class Product(Broadcast):
     """Mul, And: a known zero on one side decides the result, and the other side is not read there."""
 
-    def annihilate(self, node: Node, facts: list[Fact], known: np.ndarray, value: np.ndarray) -> Bounds:
+    def annihilate(self, node: Node, facts: list[Fact], known: np.ndarray, value: np.ndarray) -> interval.Bounds:
         zero = facts[0].zero()
         for fact in facts[1:]:
             zero = zero | fact.zero()
@@ -170,93 +167,10 @@ class Product(Broadcast):
         return demand
 
 
-def _monotone(function: Callable[[np.ndarray, Node], np.ndarray]) -> Callable[[Node, list[Bounds], Context], Bounds]:
-    """Limits of an increasing function of the first input, widened by its own rounding."""
-
-    def limits(node: Node, bounds: list[Bounds], context: Context) -> Bounds:
-        (low, high), *_ = bounds
-        return function(low, node), function(high, node)
-
-    return limits
-
-
-def _leaky(node: Node, bounds: list[Bounds], context: Context) -> Bounds:
-    alpha, (low, high) = node.attr("alpha", 0.01), bounds[0]
-    if alpha < 0:
-        return np.full_like(low, -np.inf), np.full_like(high, np.inf)
-    return _widen(np.where(low < 0, alpha * low, low), np.where(high < 0, alpha * high, high))
-
-
-def _clip(node: Node, bounds: list[Bounds], context: Context) -> Bounds:
-    low, high = bounds[0]
-    present = [i for i, name in enumerate(node.inputs) if name]
-    said = (np.asarray(node.attr("min", -np.inf)), np.asarray(node.attr("max", np.inf)))
-    at_least, at_most = (said[0], said[0]), (said[1], said[1])
-    for position, index in enumerate(present[1:], 1):
-        if index == 1:
-            at_least = bounds[position]
-        if index == 2:
-            at_most = bounds[position]
-    return (
-        np.minimum(np.maximum(low, at_least[0]), at_most[0]),
-        np.minimum(np.maximum(high, at_least[1]), at_most[1]),
-    )
-
-
-def _fixed(least: float, most: float) -> Callable[[Node, list[Bounds], Context], Bounds]:
-    def limits(node: Node, bounds: list[Bounds], context: Context) -> Bounds:
-        shape = (1,) * bounds[0][0].ndim
-        return np.full(shape, least), np.full(shape, most)
-
-    return limits
-
-
-ROUNDING = 1e-6
-
-
-def _widen(low: np.ndarray, high: np.ndarray) -> Bounds:
-    return low - ROUNDING * np.abs(low), high + ROUNDING * np.abs(high)
-
-
-def _add(node: Node, bounds: list[Bounds], context: Context) -> Bounds:
-    return _widen(sum(b[0] for b in bounds), sum(b[1] for b in bounds))  # type: ignore[arg-type]
-
-
-def _sub(node: Node, bounds: list[Bounds], context: Context) -> Bounds:
-    (a, b), (c, d) = bounds
-    return _widen(a - d, b - c)
-
-
-def _mul(node: Node, bounds: list[Bounds], context: Context) -> Bounds:
-    (a, b), (c, d) = bounds
-    corners = [np.where((p == 0) | (q == 0), 0.0, p * q) for p in (a, b) for q in (c, d)]
-    return _widen(np.minimum.reduce(np.broadcast_arrays(*corners)), np.maximum.reduce(np.broadcast_arrays(*corners)))
-
-
-def _max(node: Node, bounds: list[Bounds], context: Context) -> Bounds:
-    lows, highs = [b[0] for b in bounds], [b[1] for b in bounds]
-    return (
-        np.maximum.reduce(np.broadcast_arrays(*lows)),
-        np.maximum.reduce(np.broadcast_arrays(*highs)),
-    )
-
-
-def _min(node: Node, bounds: list[Bounds], context: Context) -> Bounds:
-    lows, highs = [b[0] for b in bounds], [b[1] for b in bounds]
-    return (
-        np.minimum.reduce(np.broadcast_arrays(*lows)),
-        np.minimum.reduce(np.broadcast_arrays(*highs)),
-    )
-
-
-def _hard_sigmoid(x: np.ndarray, node: Node) -> np.ndarray:
-    return np.clip(node.attr("alpha", 0.2) * x + node.attr("beta", 0.5), 0.0, 1.0)
-
-
 class Where(Broadcast):
     """Where: a known condition decides which side is read."""
 
-    def annihilate(self, node: Node, facts: list[Fact], known: np.ndarray, value: np.ndarray) -> Bounds:
+    def annihilate(self, node: Node, facts: list[Fact], known: np.ndarray, value: np.ndarray) -> interval.Bounds:
         condition, yes, no = facts
         for side, chosen in ((yes, condition.value.astype(bool)), (no, ~condition.value.astype(bool))):
             decided = condition.known & chosen & side.known
@@ -303,12 +217,12 @@ class PRelu(Broadcast):
     """PRelu: the slope broadcasts to the input, never the other way round."""
 
 
-register(Broadcast(limits=_add), "Add", "Sum")
-register(Broadcast(limits=_sub), "Sub")
-register(Product(limits=_mul), "Mul")
+register(Broadcast(limits=interval.add), "Add", "Sum")
+register(Broadcast(limits=interval.sub), "Sub")
+register(Product(limits=interval.mul), "Mul")
 register(Product(), "And")
-register(Broadcast(limits=_max, saturates=True), "Max")
-register(Broadcast(limits=_min, saturates=True), "Min")
+register(Broadcast(limits=interval.maximum, saturates=True), "Max")
+register(Broadcast(limits=interval.minimum, saturates=True), "Min")
 register(
     Broadcast(partial=True),
     "Div",
@@ -358,14 +272,14 @@ register(
     "ThresholdedRelu",
 )
 register(Where(), "Where")
-register(Broadcast(limits=_monotone(lambda x, n: np.maximum(x, 0.0)), saturates=True), "Relu")
-register(Broadcast(limits=_clip, saturates=True, operands=1), "Clip")
-register(Broadcast(limits=_leaky), "LeakyRelu")
-register(Broadcast(limits=_monotone(_hard_sigmoid), saturates=True), "HardSigmoid")
-register(Broadcast(limits=_fixed(0.0, 1.0)), "Sigmoid")
-register(Broadcast(limits=_fixed(-1.0, 1.0)), "Tanh", "Erf", "Softsign", "Sin", "Cos")
-register(Broadcast(limits=_fixed(0.0, np.inf)), "Softplus", "Abs")
-register(Broadcast(limits=_fixed(-0.4, np.inf)), "HardSwish", "Gelu", "Mish")
+register(Broadcast(limits=interval.monotone(lambda x, n: np.maximum(x, 0.0)), saturates=True), "Relu")
+register(Broadcast(limits=interval.clip, saturates=True, operands=1), "Clip")
+register(Broadcast(limits=interval.leaky), "LeakyRelu")
+register(Broadcast(limits=interval.monotone(interval.hard_sigmoid), saturates=True), "HardSigmoid")
+register(Broadcast(limits=interval.fixed(0.0, 1.0)), "Sigmoid")
+register(Broadcast(limits=interval.fixed(-1.0, 1.0)), "Tanh", "Erf", "Softsign", "Sin", "Cos")
+register(Broadcast(limits=interval.fixed(0.0, np.inf)), "Softplus", "Abs")
+register(Broadcast(limits=interval.fixed(-0.4, np.inf)), "HardSwish", "Gelu", "Mish")
 register(Broadcast(), "Swish")
 register(PRelu(), "PRelu")
 register(Cast(operands=1), "Cast", "CastLike")

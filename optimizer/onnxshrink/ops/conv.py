@@ -12,8 +12,8 @@ from __future__ import annotations
 import numpy as np
 
 from ..graph.view import Node
-from .broadcast import ROUNDING
 from .fact import Fact, collapse
+from .interval import ROUNDING
 from .rule import Carrying, Context, Cut, Demand, Rewrite, Rule, State, free_slices, register
 from .tie import EqualPerGroup, Port, Same, Tie
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 import numpy as np
 
 from ..graph.view import Node
-from .broadcast import ROUNDING
 from .fact import Fact, collapse
+from .interval import ROUNDING
 from .movement import axis_of, parallel
 from .rule import Context, Demand, Rule, State, everything, free_slices, register
 from .tie import Same, Tie

@@ -4,8 +4,9 @@ Schema (version 1), all indices into the original:
 
     version, source {sha256, opset}, options
     tensors   {tensor: {axis: [kept indices, in their new order]}}           computed tensors that were cut
-    weights   [{node, input, source, result, axes {axis: [kept]}, group?, value?}]
-              constants that were cut, edge by edge; with `value`, what they are now where that is no slice
+    weights   [{node, op, input, source, result, axes {axis: [kept]}, group?, transposed?, dtype?, value?}]
+              constants that were cut, edge by edge; with `value`, what they are now where that is no slice;
+              `source` is null for an operand that the node did not have
     absorbed  [{node, tensor, axis, slices, values, into, carrier}]          "bias", "carrier" or "nothing"
     negligible[{node, constant, axis, slices, ...}]                          set to zero before everything else
     removed   [node labels]
@@ -23,8 +24,10 @@ import numpy as np
 
 from ..channels.plan import Plan
 from ..channels.solve import Solution
+from ..graph.view import Node
 from ..ops.conv import Convolution
-from ..ops.rule import rule_for
+from ..ops.matmul import Multiplication
+from ..ops.rule import Rewrite, rule_for
 from .cut import PlannedCut
 from .execute import Execution
 
@@ -65,12 +68,14 @@ def make_map(solution: Solution, plan: Plan, execution: Execution, options: Mapp
                     "outputs": _all(cut.indices(node.outputs[0], 1), solution.context.size(node.outputs[0], 1)),
                 }
             value = execution.computed.get(tensor)
-            if value is not None and index != 1:  # biases that took known values over, shape operands
-                entry["value"] = value.tolist()
-                entry["axes"] = {}
-            elif source.endswith("@known"):
-                entry["value"] = graph.constants[tensor].tolist()
+            if source.endswith("@known"):
+                value = cut.weight(tensor)
+            # what a carrier took over follows from `absorbed`; other new values are written down
+            if value is not None and not (index == 1 and isinstance(rule, Convolution | Multiplication)):
+                entry |= {"axes": {}, "dtype": str(value.dtype), "value": value.tolist()}
             weights.append(entry)
+        if rewrite is not None:
+            weights += _added(node, rewrite, execution)
     return {
         "version": VERSION,
         "source": {"sha256": graph.model.digest(), "opset": graph.model.opset},
@@ -85,6 +90,28 @@ def make_map(solution: Solution, plan: Plan, execution: Execution, options: Mapp
         "negligible": plan.negligible,
         "removed": plan.removed_nodes,
     }
+
+
+def _added(node: Node, rewrite: Rewrite, execution: Execution) -> list[dict[str, Any]]:
+    """Operands that the node did not have before, such as the bias of a Conv that took known values over."""
+    entries: list[dict[str, Any]] = []
+    for index, value in rewrite.inputs.items():
+        if isinstance(value, np.ndarray) and not node.input(index):
+            made = next((n for n in execution.model.graph.node if set(node.outputs) & set(n.output)), None)
+            if made is not None and index < len(made.input):
+                entries.append(
+                    {
+                        "node": node.label,
+                        "op": node.op,
+                        "input": index,
+                        "source": None,
+                        "result": made.input[index],
+                        "axes": {},
+                        "dtype": str(value.dtype),
+                        "value": value.tolist(),
+                    }
+                )
+    return entries
 
 
 def _all(indices: np.ndarray | None, size: int | None) -> list[int]:
@@ -105,7 +132,10 @@ def rebuild(mapping: Mapping[str, Any], original: Mapping[str, np.ndarray]) -> d
         raise ValueError(f"this is a map of version {mapping['version']}, expected {VERSION}")
     result: dict[str, np.ndarray] = {}
     for entry in mapping["weights"]:
-        array = np.array(entry["value"]) if "value" in entry else np.array(original[entry["source"]])
+        if "value" in entry:
+            result[entry["result"]] = np.array(entry["value"], entry["dtype"])
+            continue
+        array = np.array(original[entry["source"]])
         for item in mapping["negligible"]:
             if item["node"] == entry["node"] and item["constant"] == entry["source"]:
                 array[(slice(None),) * item["axis"] + (item["slices"],)] = 0

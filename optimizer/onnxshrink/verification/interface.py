@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import onnx
 
-from .predicates import text
+from .operand import text
 from .shapes import dims_of
 
 

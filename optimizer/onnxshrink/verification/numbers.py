@@ -19,16 +19,27 @@ import onnx
 from ..errors import InputError
 from . import data as own_data
 from .compare import is_float
-from .inputs import DISTRIBUTIONS, INTEGER_LIMITS, Feeds, InputSpec, Shapes, draw, other_sizes
-from .inputs import require_drawable, signature, sizes
+from .inputs import (
+    DISTRIBUTIONS,
+    INTEGER_LIMITS,
+    Feeds,
+    InputSpec,
+    Shapes,
+    draw,
+    other_sizes,
+    require_drawable,
+    signature,
+    sizes,
+)
 from .judge import Judgement, judge
 from .pool import PLAIN, Arrays, BrokenError, Pool
 from .sensitivity import jitter, response
-from .stability import BASES, Level, needed_nodes
+from .stability import Level, base_of, needed_nodes
 from .variants import Source
 
 #: Seconds of running that a verification aims at; the search for evidence may take as much again, three times over.
 BUDGET = 6.0
+_JITTERED_TRIALS = 2
 LEVELS = {"off": False, "on": True}
 
 
@@ -103,7 +114,7 @@ class Comparison:
         """The relative difference always allowed for a tensor: 0 where it must be equal to the bit."""
         if not is_float(value):
             return 0.0
-        own = max(self.original.marks.base(name), BASES.get(_onnx_type(value), 2e-2))
+        own = max(self.original.marks.base(name), base_of(_onnx_type(value)))
         return own if self.options.tolerance is None else self.options.tolerance
 
     def run(self) -> None:
@@ -159,7 +170,7 @@ class Comparison:
 
     def _drawn(self, base: Case, distributions: Sequence[str]) -> Iterator[Case]:
         """Drawn inputs, every second one at other sizes where there are free dimensions."""
-        others = iter(())
+        others: Iterator[Shapes] = iter(())
         if any(s.dynamic for s in self.specs):
             others = itertools.islice(other_sizes(self.specs, base.shapes, self.options.input_shapes), 10)
         other: Shapes | None = None
@@ -257,20 +268,18 @@ class Comparison:
         """The graph output that a part of a sequence belongs to."""
         return name if name in self.original.outputs else re.sub(r"(\.length|\[[^]]*\])+$", "", name)
 
-    def flips(self, name: str) -> tuple[float, float, float]:
-        """For an output behind a discontinuity: how far the result is off, and what is rounding.
+    def flips(self, name: str) -> Judgement | None:
+        """An output behind a discontinuity, held against how rounding alone flips it in the original; the worst draw.
 
-        Returns:
-            The largest difference of the result, the largest that rounding alone makes in the original, and the one
-            that is always allowed; all relative to max|y|.
+        None if the result was run on no draw.
         """
-        error = floor = base = 0.0
-        for trial in [t for t in self.trials if t.got]:
-            judgement = judge(name, 0.0, *self.values(trial, name))
-            error = max(error, judgement.error)
-            floor = max(floor, judgement.floor, jitter(self.pool, trial.case.feeds, 3).get(name, 0.0))
-            base = self.base(name, next(iter(trial.expected.values()))[name])
-        return error, floor, base
+        found = []
+        for trial in [t for t in self.trials if t.got][:_JITTERED_TRIALS]:
+            value = trial.expected["off"][name]
+            judgement = judge(name, self.base(self.output_of(name), value), *self.values(trial, name))
+            found.append(judgement.with_floor(jitter(self.pool, trial.case.feeds).get(name, 0.0)))
+        floor = max((j.floor for j in found), default=0.0)
+        return max((j.with_floor(floor) for j in found), key=lambda j: j.error, default=None)
 
     # Evidence.
 
@@ -288,6 +297,16 @@ class Comparison:
     def responds(self, name: str, least: float) -> bool:
         """Whether 1 % of the inputs moves an output by more than `least` of max|y| on some draw."""
         return any(self._response(t).get(name, 0.0) > least for t in self.trials)
+
+    def unchanging(self, name: str) -> bool:
+        """Whether both models gave one answer, equal to the bit in the original, to every one of at least three draws."""
+        first: dict[tuple[int, ...], np.ndarray] = {}
+        judged = [(t, j) for t in self.trials for j in t.judged if j.name == name]
+        for trial, _ in judged:
+            value = trial.expected["off"][name]
+            if not np.array_equal(first.setdefault(value.shape, value), value):
+                return False
+        return len(judged) >= 3 and any(t.got for t, _ in judged) and not any(j.exceeds for _, j in judged)
 
     def _response(self, trial: Trial) -> dict[str, float]:
         if trial.response is None:

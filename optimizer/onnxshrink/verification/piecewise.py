@@ -41,13 +41,15 @@ class Pieces:
     """What the comparison piece by piece showed.
 
     Attributes:
-        judged: the last judgement of each output and inner tensor, per trial.
+        trials: the draws that were used.
+        judged: for each of them the last judgement of each output and inner tensor.
         verified: outputs whose every piece was compared on draws that are evidence.
         broken: node label and judgement of a tensor that an index or selection operator reads and that differs.
         differing: inner tensors that differ, for whatever reason.
         joined: discontinuous nodes that the two models do not have in common.
     """
 
+    trials: Sequence[Trial] = ()
     judged: list[list[Judgement]] = field(default_factory=list)
     verified: set[str] = field(default_factory=set)
     broken: list[tuple[str, Judgement]] = field(default_factory=list)
@@ -74,7 +76,7 @@ class _Piecewise:
     def __init__(self, comparison: Comparison, trials: Sequence[Trial], dense: bool):
         self.c, self.trials, self.pool = comparison, trials, comparison.pool
         self.a, self.b = comparison.original, comparison.result
-        self.found = Pieces()
+        self.found = Pieces(trials)
         self.jumps: dict[str, onnx.NodeProto] = {}  # by tensor that such a node makes
         self.fronts: dict[str, list[onnx.NodeProto]] = {}  # by tensor that such a node reads
         for node in self.a.marks.jumps:

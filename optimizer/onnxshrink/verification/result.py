@@ -67,8 +67,9 @@ class Verification:
             place = f" at {list(self.worst_index)}" if self.worst_index else ""
             worst = f", worst in `{self.worst_output}`{place}" if self.worst_output is not None and self.max_abs else ""
             numbers = (
-                f": difference {self.max_rel:.1e} of max|y| ({self.max_abs:.1e} absolute){worst}; bound {self.bound:.0e}, "
-                f"noise floor {self.noise_floor:.1e}, smallest tolerance that passes {self.min_tolerance:.1e}"
+                f": difference {self.max_rel:.1e} of max|y| ({self.max_abs:.1e} absolute){worst}; "
+                f"bound {self.bound:.0e}, noise floor {self.noise_floor:.1e}, "
+                f"smallest tolerance that passes {self.min_tolerance:.1e}"
             )
         count = sum(d.evidence for d in self.draws)
         kinds = ", ".join(dict.fromkeys(d.distribution for d in self.draws if d.evidence)) or "none"

@@ -2,15 +2,14 @@
 
 The structural check must not lean on the code it checks, so this is a forward pass of its own: ONNX's inference of a
 single node, together with the integer tensors that compute shapes. ONNX's whole-graph inference loses everything
-behind a Shape, Gather, Concat, Reshape chain; here such a vector may be known in part (`["input.0", 64, -1]`).
-A dimension is an int, a symbol (one per dynamic axis of an input) or None. What is not certain stays None.
+behind a Shape, Gather, Concat, Reshape chain; here such a vector may be known in part (`["input.0", 64, -1]`,
+integers.py). What is not certain stays None.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,56 +18,10 @@ import onnx
 from onnx import TensorProto, numpy_helper
 from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
 
-Dim = int | str | None
-Shape = tuple[Dim, ...] | None
+from .facts import Dim, Facts, Shape, attribute, domain_of, opsets_of
+from .integers import FLOATS, VALUE_LIMIT, VALUE_RULES
 
-#: Integer constants up to this many elements are read (shape operands, Gather indices); weights never are.
-VALUE_LIMIT = 4096
 _FLOAT_VALUE_LIMIT = 64
-_FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
-
-
-@dataclass
-class Facts:
-    """What is known of the tensors of one graph, by name.
-
-    `shapes` holds only tensors of known rank; `values` holds object arrays whose elements are numbers, symbols or
-    None; `constants` names the tensors that do not depend on an input; `inner` has, by the first output of an If, Loop
-    or Scan, the facts of its graphs in the order of its attributes.
-    """
-
-    opsets: dict[str, int]
-    shapes: dict[str, tuple[Dim, ...]] = field(default_factory=dict)
-    types: dict[str, int] = field(default_factory=dict)
-    values: dict[str, np.ndarray] = field(default_factory=dict)
-    constants: set[str] = field(default_factory=set)
-    inner: dict[str, list[Facts]] = field(default_factory=dict)
-
-    def shape(self, name: str) -> Shape:
-        return self.shapes.get(name)
-
-    def integers(self, name: str) -> list[Any] | None:
-        """The elements of a known integer vector or scalar, each an int, a symbol or None; None if not known."""
-        value = self.values.get(name)
-        return None if value is None else list(value.reshape(-1))
-
-
-def domain_of(node: onnx.NodeProto) -> str:
-    """The node's operator domain, with ONNX's two spellings of its own made one."""
-    return "" if node.domain == "ai.onnx" else node.domain
-
-
-def opsets_of(model: onnx.ModelProto) -> dict[str, int]:
-    """Operator set version by domain; ONNX's own domain is the empty string."""
-    return {"" if o.domain == "ai.onnx" else o.domain: o.version for o in model.opset_import}
-
-
-def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
-    """The value of a node's attribute, or `default`."""
-    for a in node.attribute:
-        if a.name == name:
-            return onnx.helper.get_attribute_value(a)
-    return default
 
 
 def model_facts(
@@ -124,7 +77,7 @@ def _graph(graph: onnx.GraphProto, facts: Facts, folder: Path | None, input_shap
 def _constant(name: str, tensor: TensorProto, facts: Facts, folder: Path | None) -> None:
     facts.shapes[name], facts.types[name] = tuple(tensor.dims), tensor.data_type
     facts.constants.add(name)
-    limit = _FLOAT_VALUE_LIMIT if tensor.data_type in _FLOATS else VALUE_LIMIT
+    limit = _FLOAT_VALUE_LIMIT if tensor.data_type in FLOATS else VALUE_LIMIT
     if math.prod(tensor.dims) > limit or tensor.data_type == TensorProto.STRING:
         return
     try:
@@ -364,122 +317,7 @@ SHAPE_RULES: dict[str, Callable[[onnx.NodeProto, Facts], Shape]] = {
     "Conv": _conv,
     "ConvTranspose": _conv,
     "Crop": _crop,
-    **dict.fromkeys(
-        ("Relu", "Sigmoid", "Tanh", "LeakyRelu", "Clip", "Elu", "Identity", "Dropout", "InstanceNormalization")
-        + ("BatchNormalization", "PRelu", "Exp", "Neg", "Abs", "Sqrt", "Softmax", "ImageScaler", "LRN", "Softplus"),
-        _same,
-    ),
-}
-
-
-# Values of the tensors that compute shapes. Elements are numbers, symbols or None, so NumPy's object arrays carry them.
-
-
-def _get(node: onnx.NodeProto, facts: Facts, i: int) -> np.ndarray:
-    return facts.values[node.input[i]]
-
-
-def _axes(node: onnx.NodeProto, facts: Facts) -> list[int] | None:
-    if len(node.input) > 1 and node.input[1]:
-        return [int(v) for v in _get(node, facts, 1).reshape(-1)]
-    return attribute(node, "axes")
-
-
-def _pairwise(op: Callable[[Any, Any], Any], neutral: int | None) -> Callable[[onnx.NodeProto, Facts], np.ndarray]:
-    def one(a: Any, b: Any) -> Any:
-        if isinstance(a, int) and isinstance(b, int):
-            return op(a, b)
-        if isinstance(a, (int, float)) and isinstance(b, (int, float)):
-            # In single precision as the runtime does: 10 * float32(0.7) floors to 7 there and to 6 in double.
-            return float(op(np.float32(a), np.float32(b)))
-        return a if neutral is not None and b == neutral else None
-
-    def rule(node: onnx.NodeProto, facts: Facts) -> np.ndarray:
-        a, b = np.broadcast_arrays(_get(node, facts, 0), _get(node, facts, 1))
-        return _array([one(x, y) for x, y in zip(a.reshape(-1), b.reshape(-1), strict=True)], a.shape)
-
-    return rule
-
-
-def _array(elements: Iterable[Any], shape: tuple[int, ...]) -> np.ndarray:
-    flat = list(elements)
-    result = np.empty(len(flat), dtype=object)
-    for i, v in enumerate(flat):
-        result[i] = v
-    return result.reshape(shape)
-
-
-def _shape_value(node: onnx.NodeProto, facts: Facts) -> np.ndarray | None:
-    shape = facts.shape(node.input[0])
-    if shape is None:
-        return None
-    part = shape[slice(attribute(node, "start", 0), attribute(node, "end"))]
-    return _array(part, (len(part),))
-
-
-def _slice_value(node: onnx.NodeProto, facts: Facts) -> np.ndarray | None:
-    x = _get(node, facts, 0)
-    if len(node.input) > 1:
-        rows = [[int(v) for v in _get(node, facts, i).reshape(-1)] for i in range(1, len(node.input)) if node.input[i]]
-    else:
-        rows = [list(attribute(node, "starts")), list(attribute(node, "ends")), list(attribute(node, "axes") or [0])]
-    if x.ndim != 1 or any(len(r) != 1 for r in rows):
-        return None
-    step = rows[3][0] if len(rows) > 3 else 1
-    return None if step < 0 else x[rows[0][0] : rows[1][0] : step]
-
-
-def _cast_value(node: onnx.NodeProto, facts: Facts) -> np.ndarray:
-    x = _get(node, facts, 0)
-    kind = float if attribute(node, "to") in _FLOATS else int
-    return _array((kind(v) if isinstance(v, (int, float)) else v for v in x.reshape(-1)), x.shape)
-
-
-def _unsqueeze_value(node: onnx.NodeProto, facts: Facts) -> np.ndarray:
-    return np.expand_dims(_get(node, facts, 0), tuple(_axes(node, facts) or ()))
-
-
-def _squeeze_value(node: onnx.NodeProto, facts: Facts) -> np.ndarray:
-    axes = _axes(node, facts)
-    return np.squeeze(_get(node, facts, 0), tuple(axes) if axes else None)
-
-
-def _gather_value(node: onnx.NodeProto, facts: Facts) -> np.ndarray:
-    picked = np.take(_get(node, facts, 0), _get(node, facts, 1).astype(np.int64), axis=attribute(node, "axis", 0))
-    return picked if isinstance(picked, np.ndarray) else _array([picked], ())
-
-
-def _fill_value(node: onnx.NodeProto, facts: Facts) -> np.ndarray:
-    value = attribute(node, "value")
-    shape = tuple(int(v) for v in _get(node, facts, 0))
-    if math.prod(shape) > VALUE_LIMIT:
-        raise ValueError
-    return _array([numpy_helper.to_array(value).item() if value is not None else 0.0] * math.prod(shape), shape)
-
-
-def _divide(a: Any, b: Any) -> Any:
-    # ONNX Div truncates integers towards zero.
-    return math.trunc(a / b) if isinstance(a, int) and isinstance(b, int) else a / b
-
-
-VALUE_RULES: dict[str, Callable[[onnx.NodeProto, Facts], np.ndarray | None]] = {
-    "Shape": _shape_value,
-    "Gather": _gather_value,
-    "Slice": _slice_value,
-    "Cast": _cast_value,
-    "Unsqueeze": _unsqueeze_value,
-    "Squeeze": _squeeze_value,
-    "ConstantOfShape": _fill_value,
-    "Identity": lambda n, f: _get(n, f, 0),
-    "Concat": lambda n, f: np.concatenate([_get(n, f, i) for i in range(len(n.input))], attribute(n, "axis", 0)),
-    "Reshape": lambda n, f: _get(n, f, 0).reshape([int(v) for v in _get(n, f, 1)]),
-    "Floor": lambda n, f: _array((float(math.floor(v)) for v in _get(n, f, 0).reshape(-1)), _get(n, f, 0).shape),
-    "Ceil": lambda n, f: _array((float(math.ceil(v)) for v in _get(n, f, 0).reshape(-1)), _get(n, f, 0).shape),
-    "Range": lambda n, f: np.arange(*(int(_get(n, f, i).item()) for i in range(3))).astype(object),
-    "ReduceProd": lambda n, f: _array([math.prod(_get(n, f, 0).reshape(-1))], (1,) * attribute(n, "keepdims", 1)),
-    "Add": _pairwise(lambda a, b: a + b, 0),
-    "Sub": _pairwise(lambda a, b: a - b, 0),
-    "Mul": _pairwise(lambda a, b: a * b, 1),
-    "Div": _pairwise(_divide, 1),
-    "Equal": _pairwise(lambda a, b: a == b, None),
+    **dict.fromkeys(("Relu", "LeakyRelu", "PRelu", "Elu", "Clip", "Sigmoid", "Tanh", "Softplus", "Softmax"), _same),
+    **dict.fromkeys(("BatchNormalization", "InstanceNormalization", "LRN", "ImageScaler", "Dropout"), _same),
+    **dict.fromkeys(("Identity", "Exp", "Neg", "Abs", "Sqrt"), _same),
 }

@@ -31,19 +31,30 @@ class Level(IntEnum):
 #: float32: the measured noise of an exact removal is at most 1e-6, ten times that is allowed. float64: the same ratio
 #: to its rounding. float16 and bfloat16 keep 11 and 8 bits, so one rounding of the result is 4.9e-4 and 3.9e-3 of it;
 #: about four such steps are allowed, because the order of summation changes and runtimes round between nodes.
-BASES = {TensorProto.DOUBLE: 1e-12, TensorProto.FLOAT: 1e-5, TensorProto.FLOAT16: 2e-3, TensorProto.BFLOAT16: 2e-2}
+BASES: dict[int, float] = {
+    TensorProto.DOUBLE: 1e-12,
+    TensorProto.FLOAT: 1e-5,
+    TensorProto.FLOAT16: 2e-3,
+    TensorProto.BFLOAT16: 2e-2,
+}
+
+
+def base_of(kind: int) -> float:
+    """The base of an element type; that of bfloat16 for float types without one of their own."""
+    return BASES.get(kind, 2e-2)
+
 
 _RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
 _SHAPE_ONLY = {"Shape", "Size", "EyeLike"}
 _QUANTIZERS = {"QuantizeLinear", "DynamicQuantizeLinear"}
 _STEPS = {"Round", "Floor", "Ceil", "Sign", "Mod", "Hardmax", "Shrink", "ThresholdedRelu", "TopK", "MaxRoiPool"}
 #: Float operators that move or select values and round nothing.
-_UNROUNDED = (
-    set(
-        ["Reshape", "Transpose", "Slice", "Gather", "Concat", "Split", "Squeeze", "Unsqueeze", "Identity", "Expand", "Tile", "Flatten", "Pad", "DepthToSpace", "SpaceToDepth", "GatherND", "GatherElements", "ScatterND", "ScatterElements", "Where", "Cast", "CastLike", "Relu", "Max", "Min", "MaxPool", "GlobalMaxPool", "Abs", "Neg", "Clip", "Compress", "ReduceMax", "ReduceMin", "Dropout"]
-    )
-    | _STEPS
-)
+_UNROUNDED = _STEPS | {
+    *("Reshape", "Transpose", "Slice", "Gather", "Concat", "Split", "Squeeze", "Unsqueeze", "Identity", "Expand"),
+    *("Tile", "Flatten", "Pad", "DepthToSpace", "SpaceToDepth", "GatherND", "GatherElements", "ScatterND"),
+    *("ScatterElements", "Where", "Cast", "CastLike", "Relu", "Max", "Min", "MaxPool", "GlobalMaxPool", "Abs"),
+    *("Neg", "Clip", "Compress", "ReduceMax", "ReduceMin", "Dropout"),
+}
 
 
 @dataclass

@@ -16,7 +16,9 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto
 
-from .predicates import TABLE, Op, differ, resized_axes, text
+from .movement import resized_axes
+from .operand import Op, differ, text
+from .predicates import TABLE
 from .shapes import Facts, dims_of, domain_of, model_facts
 
 

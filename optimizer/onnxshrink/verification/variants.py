@@ -59,8 +59,8 @@ class Source:
         """Initializers, and values of Constant nodes, by name."""
         found = {t.name: t for t in self.model.graph.initializer}
         for node in self.model.graph.node:
-            if node.op_type == "Constant":
-                found |= {node.output[0]: a.t for a in node.attribute if a.type == onnx.AttributeProto.TENSOR}
+            if node.op_type == "Constant" and (values := [a.t for a in node.attribute if a.name == "value"]):
+                found[node.output[0]] = values[0]
         return found
 
     @cached_property

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 
-from .judge import FLOORS, Judgement
+from .judge import Judgement
 from .numbers import Comparison, Trial
 from .piecewise import Pieces, compare_pieces
 from .pool import BrokenError
@@ -27,99 +26,142 @@ def conclude(comparison: Comparison, started: float) -> Verification:
         comparison: not yet run.
         started: `time.monotonic()` when the verification began.
     """
-    notes = comparison.notes
+    case = _Case(comparison)
     try:
         comparison.run()
-        state, pieces = _judge(comparison)
+        state = case.decide()
     except BrokenError as problem:
         if problem.side == "result":
             what = "does not run" if problem.running else "is refused by ONNX Runtime"
-            return _told("failed", comparison, None, started, [f"the result {what}: {problem.what}"])
-        return _told("unverified", comparison, None, started, [f"the original cannot be run: {problem.what}"])
-    return _told(state, comparison, pieces, started, notes)
-
-
-def _judge(comparison: Comparison) -> tuple[State, Pieces | None]:
-    notes = comparison.notes
-    if failures := comparison.failures():
-        notes.append(_sentence(max(failures, key=lambda j: j.error)))
-        return "failed", None
-    open_outputs = comparison.lacking() | comparison.flipping
-    pieces = None
-    if open_outputs:
-        comparison.options.progress(f"piece by piece, for {len(open_outputs)} outputs")
-        try:
-            pieces = compare_pieces(comparison, _trials(comparison), dense=bool(comparison.lacking()))
-        except BrokenError as problem:
-            notes.append(f"the comparison piece by piece did not run on the {problem.side}: {problem.what}")
+            state, note = "failed", f"the result {what}: {problem.what}"
         else:
-            failed = [j for row in pieces.judged for j in row if j.failed and j.name in comparison.original.outputs]
-            if failed:
-                notes.append(_sentence(max(failed, key=lambda j: j.error)))
-                return "failed", pieces
-            _explain(comparison, pieces, open_outputs)
-    states = {_open_output(comparison, pieces, name) for name in sorted(open_outputs)}
-    for output in sorted(comparison.fixed):
-        notes.append(f"`{output}` is a constant in the result; the original answered with it on every draw")
-    return next((s for s in ("failed", "unverified") if s in states), "passed"), pieces  # type: ignore[return-value]
+            state, note = "unverified", f"the original cannot be run: {problem.what}"
+        comparison.notes.insert(0, note)
+    return case.told(state, time.monotonic() - started)
 
 
-def _explain(comparison: Comparison, pieces: Pieces, names: set[str]) -> None:
-    verified = [n for n in names if n in pieces.verified]
-    if verified:
-        kind = (
-            "behind discontinuous operators" if comparison.flipping >= set(verified) else "without evidence as a whole"
+class _Case:
+    """What is known so far: the plain comparison, the pieces, and outputs that were held against their own flips."""
+
+    def __init__(self, comparison: Comparison):
+        self.comparison, self.notes = comparison, comparison.notes
+        self.pieces: Pieces | None = None
+        self.flipped: list[Judgement] = []
+
+    def decide(self) -> State:
+        if failures := self.comparison.failures():
+            self.notes.append(_sentence(max(failures, key=lambda j: j.error)))
+            return "failed"
+        lacking = self.comparison.lacking()
+        left = lacking | self.comparison.flipping
+        if left and self._take_apart(left, dense=bool(lacking)):
+            return "failed"
+        states = [self._left(name) for name in sorted(left)]
+        for output in sorted(self.comparison.fixed):
+            self.notes.append(f"`{output}` is a constant in the result, and what the original answered to every draw")
+        order: list[State] = ["failed", "unverified", "passed"]
+        return min([*states, "passed"], key=order.index)
+
+    def _take_apart(self, names: set[str], dense: bool) -> bool:
+        """Compares piece by piece; whether an output failed there."""
+        self.comparison.options.progress(f"piece by piece, for {len(names)} outputs")
+        try:
+            pieces = self.pieces = compare_pieces(self.comparison, _trials(self.comparison), dense)
+        except BrokenError as problem:
+            self.notes.append(f"the comparison piece by piece did not run on the {problem.side}: {problem.what}")
+            return False
+        outputs = self.comparison.original.outputs
+        failed = [j for row in pieces.judged for j in row if j.failed and j.name in outputs]
+        if failed:
+            self.notes.append(_sentence(max(failed, key=lambda j: j.error)))
+            return True
+        if verified := names & pieces.verified:
+            behind = "behind discontinuous operators " if verified <= self.comparison.flipping else ""
+            told = f"{len(verified)} output{'s' * (len(verified) > 1)} {behind}compared piece by piece"
+            self.notes.append(f"{told}, at {pieces.compared} inner tensors")
+        if pieces.joined:
+            more = f" and {len(pieces.joined) - 1} more" if len(pieces.joined) > 1 else ""
+            self.notes.append(f"{pieces.joined[0]}{more} changed its shape and was not taken apart")
+        return False
+
+    def _left(self, name: str) -> State:
+        """The verdict for an output that plain runs left open; adds its reason to the notes."""
+        pieces = self.pieces
+        if pieces is not None and name in pieces.verified:
+            return "passed"
+        if pieces is not None and pieces.broken:
+            node, judgement = max(pieces.broken, key=lambda pair: pair[1].error)
+            self.notes.append(f"{node} reads `{judgement.name}`, which differs by {judgement.error:.1e} of its maximum")
+            return "failed"
+        if name in self.comparison.flipping:
+            return self._flipping(name)
+        differing = pieces is not None and bool(pieces.differing)
+        if self.comparison.unchanging(name) and not differing:
+            draws = len(self.comparison.trials)
+            self.notes.append(f"weak evidence: `{name}` is the same for all {draws} draws, in original and result")
+            return "passed"
+        self.notes.append(f"`{name}`: no draw could show a defect, {self._why(name)}")
+        self._note_differing()
+        return "unverified"
+
+    def _why(self, name: str) -> str:
+        rows = [j for t in self.comparison.trials for j in t.judged if j.name == name]
+        if any(j.evidence for j in rows):
+            return "it does not answer when the inputs change by 1 %"
+        if any(j.telling for j in rows):
+            return f"its own noise is {min(j.floor for j in rows if j.telling):.0e} of max|y| at best"
+        return "it is nearly the same everywhere"
+
+    def _flipping(self, name: str) -> State:
+        """An output behind a discontinuity that was not taken apart, held against how the original itself flips."""
+        judgement = self.comparison.flips(name)
+        if judgement is None:
+            self.notes.append(f"`{name}`: the result was not run")
+            return "unverified"
+        self.flipped.append(judgement)
+        told = f"`{name}` differs by {judgement.error:.1e} of max|y|"
+        told += f", rounding alone changes it by {judgement.floor:.0e} in the original"
+        if self.pieces is not None and self.pieces.differing:
+            self.notes.append(told)
+            self._note_differing()
+            return "failed" if judgement.error > max(judgement.base, judgement.floor) else "unverified"
+        if judgement.error <= judgement.base and self.comparison.responds(name, judgement.base):
+            return "passed"
+        self.notes.append(told)
+        if not judgement.exceeds and judgement.floor <= _FLIP_FLOOR:
+            return "passed"
+        return "failed" if judgement.error > GROSS + judgement.bound else "unverified"
+
+    def _note_differing(self) -> None:
+        if self.pieces is not None and self.pieces.differing:
+            name, error = next(iter(self.pieces.differing.items()))
+            self.notes.append(f"inner tensor `{name}` differs by {error:.1e} of its maximum")
+
+    def told(self, state: State, seconds: float) -> Verification:
+        """The verdict with the numbers of everything that counts as evidence."""
+        outputs = set(self.comparison.original.outputs)
+        trials, pieces = self.comparison.trials, self.pieces
+        inner: list[Judgement] = []
+        rows = {id(t): list(t.judged) for t in trials}
+        for trial, judged in zip(pieces.trials, pieces.judged, strict=False) if pieces is not None else ():
+            rows[id(trial)] += [j for j in judged if j.name in outputs]
+            inner += [j for j in judged if j.evidence]
+        draws = [_draw(t, rows[id(t)]) for t in trials]
+        counted = [j for t in trials for j in rows[id(t)] if j.evidence and j.errors] + self.flipped
+        worst = max(counted, key=lambda j: j.error, default=None)
+        return Verification(
+            state,
+            max_abs=max((j.worst.absolute for j in counted), default=0.0),
+            max_rel=worst.error if worst else 0.0,
+            noise_floor=max((j.floor for j in counted), default=0.0),
+            min_tolerance=round_up(max((j.error for j in [*counted, *inner]), default=0.0)),
+            bound=worst.bound if worst else 0.0,
+            worst_output=worst.name if worst else None,
+            worst_index=worst.worst.index if worst else (),
+            draws=draws,
+            notes=list(dict.fromkeys(self.notes)),
+            seconds=seconds,
         )
-        comparison.notes.append(
-            f"{len(verified)} outputs {kind} were compared piece by piece, at {pieces.compared} inner tensors"
-        )
-    for node in pieces.joined[:3]:
-        comparison.notes.append(f"{node} differs between the models and was not taken apart")
-
-
-def _open_output(comparison: Comparison, pieces: Pieces | None, name: str) -> State:
-    """The verdict for an output that plain runs left open; adds its reason to the notes."""
-    notes = comparison.notes
-    if pieces is not None and name in pieces.verified:
-        return "passed"
-    if pieces is not None and pieces.broken:
-        node, judgement = max(pieces.broken, key=lambda pair: pair[1].error)
-        notes.append(f"{node} reads `{judgement.name}`, which differs: {judgement.error:.1e} of max|y|")
-        return "failed"
-    if name in comparison.flipping:
-        return _flipping(comparison, pieces, name)
-    rows = [j for t in comparison.trials for j in t.judged if j.name == name]
-    if any(j.evidence for j in rows):
-        why = "it does not answer when the inputs change by 1 %"
-    elif any(j.telling for j in rows):
-        why = f"its own noise is {min((j.floor for j in rows if j.telling), default=0):.0e} of max|y| at best"
-    else:
-        why = "it is nearly the same everywhere"
-    notes.append(f"`{name}`: no draw could show a defect, {why}")
-    _note_differing(comparison, pieces)
-    return "unverified"
-
-
-def _note_differing(comparison: Comparison, pieces: Pieces | None) -> None:
-    if pieces is not None and pieces.differing:
-        name, error = next(iter(pieces.differing.items()))
-        comparison.notes.append(f"inner tensor `{name}` differs by {error:.1e} of its maximum; it may be unread there")
-
-
-def _flipping(comparison: Comparison, pieces: Pieces | None, name: str) -> State:
-    """An output behind a discontinuity that could not be taken apart: held against how the original itself flips."""
-    error, floor, base = comparison.flips(name)
-    told = f"`{name}` differs by {error:.1e} of max|y|, rounding alone changes it by {floor:.0e} in the original"
-    if pieces is not None and pieces.differing:
-        comparison.notes.append(told)
-        _note_differing(comparison, pieces)
-        return "failed" if error > max(base, floor) else "unverified"
-    if error <= base and comparison.responds(name, base):
-        return "passed"
-    comparison.notes.append(told)
-    if error <= FLOORS * floor and floor <= _FLIP_FLOOR:
-        return "passed"
-    return "failed" if error > GROSS + FLOORS * floor else "unverified"
 
 
 def _trials(comparison: Comparison) -> list[Trial]:
@@ -139,39 +181,7 @@ def _sentence(j: Judgement) -> str:
     return f"`{j.name}` differs by {j.error:.1e} of max|y| at {list(j.worst.index)}, {j.bound:.0e} would be rounding"
 
 
-def _told(
-    state: State, comparison: Comparison, pieces: Pieces | None, started: float, notes: list[str]
-) -> Verification:
-    draws, judged = [], []
-    for trial in comparison.trials:
-        rows = [j for j in trial.judged if j.errors or not trial.got]
-        used = [j for j in rows if j.evidence and j.errors]
-        judged += used
-        draws.append(_draw(trial, rows, bool(used)))
-    inner = [j for row in (pieces.judged if pieces else []) for j in row if j.evidence]
-    outputs = judged + [j for j in inner if j.name in comparison.original.outputs]
-    worst = max(outputs, key=lambda j: j.error, default=None)
-    result = Verification(
-        state,
-        noise_floor=max((j.floor for j in outputs), default=0.0),
-        min_tolerance=round_up(max((j.error for j in [*outputs, *inner]), default=0.0)),
-        draws=draws,
-        notes=list(dict.fromkeys(notes)),
-        seconds=time.monotonic() - started,
-    )
-    if worst is None:
-        return result
-    return replace(
-        result,
-        max_abs=max(j.worst.absolute for j in outputs),
-        max_rel=worst.error,
-        bound=worst.bound,
-        worst_output=worst.name,
-        worst_index=worst.worst.index,
-    )
-
-
-def _draw(trial: Trial, rows: list[Judgement], evidence: bool) -> Draw:
+def _draw(trial: Trial, rows: list[Judgement]) -> Draw:
     levels = dict.fromkeys(level for j in rows for level in j.errors)
     return Draw(
         trial.case.seed,
@@ -179,6 +189,6 @@ def _draw(trial: Trial, rows: list[Judgement], evidence: bool) -> Draw:
         trial.case.shapes,
         floor=max((j.floor for j in rows), default=0.0),
         error={level: max(j.errors[level].relative for j in rows if level in j.errors) for level in levels},
-        evidence=evidence,
+        evidence=any(j.evidence and j.errors for j in rows),
         spread=min((j.spread for j in rows), default=0.0),
     )

@@ -1,0 +1,165 @@
+"""Pad with constant amounts, on any axis, crops (negative amounts) included."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..graph.view import Node
+from .fact import CAP, Fact, collapse, unknown
+from .movement import along, parallel
+from .rule import Context, Cut, Demand, Rewrite, Rule, State, everything, register
+from .tie import Same, Tie
+
+
+class Pad(Rule):
+    """Pad with constant amounts. On the spatial axes of a feature map the border has the pad's value; along an
+    axis that is cut (channels padded with zeros) the pad shrinks like any other slice.
+    """
+
+    barrier = False
+
+    def _amounts(self, node: Node, context: Context) -> list[tuple[int, int]] | None:
+        rank = context.rank(node.inputs[0])
+        pads = list(node.attr("pads", ())) if context.opset < 11 else context.ints(node.inputs[1])
+        if rank is None or pads is None or context.rank(node.outputs[0]) != rank:
+            return None
+        axes = [a % rank for a in context.ints(node.input(3)) or []] if node.input(3) else list(range(rank))
+        if len(pads) != 2 * len(axes):
+            return None
+        amounts = [(0, 0)] * rank
+        for k, axis in enumerate(axes):
+            amounts[axis] = (pads[k], pads[k + len(axes)])
+        return amounts
+
+    def _value(self, node: Node, context: Context) -> float | None:
+        if node.attr("mode", "constant") != "constant":
+            return None
+        if context.opset < 11:
+            return float(node.attr("value", 0.0))
+        if not node.input(2):
+            return 0.0
+        array = context.array(node.inputs[2])
+        return None if array is None else float(array.reshape(-1)[0])
+
+    def facts(self, node: Node, context: Context) -> list[Fact | None]:
+        amounts, fill = self._amounts(node, context), self._value(node, context)
+        fact, source = context.fact(node.inputs[0]), context.shape(node.inputs[0])
+        dtype = context.graph.dtypes.get(node.outputs[0])
+        if amounts is None or source is None or dtype is None:
+            return [None]
+        if fill is None and (node.attr("mode", "constant") == "constant" or fact is None):
+            return [None]
+        fact = fact or unknown(len(source), dtype)
+        if node.attr("mode", "constant") != "constant":
+            whole = not any(a.shape[i] > 1 for a in (fact.value, fact.known) for i, p in enumerate(amounts) if any(p))
+            return [Fact(fact.value, fact.known) if whole else None]
+        low, high = fact.bounds()
+        low, high = np.minimum(low, fill), np.maximum(high, fill)  # type: ignore[arg-type]
+        result = Fact(fact.value, fact.known, low, high)
+        for axis, (before, after) in enumerate(amounts):
+            if (before, after) == (0, 0):
+                continue
+            size = source[axis]
+            if before <= 0 and after <= 0:
+                if axis < 2 and isinstance(size, int):
+                    full = result.expand(source, [axis])
+                    if full is None:
+                        return [None]
+                    where = np.arange(-before, size + after)
+                    result = full.map(lambda a, x=axis, n=size, w=where: along(a, x, n).take(w, x))
+                elif any(a is not None and a.shape[axis] > 1 for a in (result.value, result.known, low, high)):
+                    return [None]
+                continue
+            if before < 0 or after < 0:
+                return [None]
+            if not isinstance(size, int) or axis >= 2:
+                # beside the border only what equals the fill stays known
+                result = Fact(result.value, result.known & (result.value == fill), result.low, result.high)
+                continue
+            full = result.expand(source, [axis])
+            if full is None or np.prod(full.value.shape, dtype=np.int64) > CAP:
+                return [None]
+            result = _padded(full, axis, size, before, after, float(fill or 0.0))
+        return [collapse(result)]
+
+    def ties(self, node: Node, context: Context) -> list[Tie]:
+        amounts = self._amounts(node, context)
+        if amounts is None:
+            return []
+        x, y = node.inputs[0], node.outputs[0]
+        ties: list[Tie] = parallel(x, y, context, tuple(a for a, p in enumerate(amounts) if any(p)))
+        if node.attr("mode", "constant") == "constant":
+            for axis, (before, after) in enumerate(amounts):
+                size = context.size(x, axis)
+                if (before or after) and before >= 0 and after >= 0 and size is not None:
+                    ties.append(Same((y, axis), (x, axis), np.arange(before, before + size)))
+                elif (before or after) and before <= 0 and after <= 0 and size is not None:
+                    ties.append(Same((x, axis), (y, axis), np.arange(-before, size + after)))
+        return ties
+
+    def reads(self, node: Node, context: Context, state: State) -> dict[int, Demand | None]:
+        amounts, live = self._amounts(node, context), state.live(node.outputs[0])
+        if amounts is None:
+            return super().reads(node, context, state)
+        demand = everything(node.inputs[0], context)
+        for axis, (before, after) in enumerate(amounts):
+            if (before, after) == (0, 0) and live[axis].size == demand[axis].size:
+                demand[axis] = live[axis]
+            elif (
+                node.attr("mode", "constant") == "constant"
+                and before >= 0
+                and after >= 0
+                and isinstance(context.size(node.inputs[0], axis), int)
+            ):
+                demand[axis] = live[axis][before : before + demand[axis].size]
+            elif (
+                node.attr("mode", "constant") == "constant"
+                and before <= 0
+                and after <= 0
+                and isinstance(context.size(node.inputs[0], axis), int)
+            ):
+                demand[axis] = np.zeros_like(demand[axis])
+                demand[axis][-before : demand[axis].size + after] = live[axis]
+        rest: dict[int, Demand | None] = {i: None for i in range(1, len(node.inputs)) if node.inputs[i]}
+        return {**({0: demand} if all(mask.any() for mask in demand) else {}), **rest}
+
+    def rewrite(self, node: Node, cut: Cut) -> Rewrite:
+        amounts = self._amounts(node, cut.context)
+        if amounts is None:
+            return Rewrite()
+        x, y = node.inputs[0], node.outputs[0]
+        new = list(amounts)
+        for axis, (before, after) in enumerate(amounts):
+            out, into = cut.indices(y, axis), cut.indices(x, axis)
+            size = cut.context.size(x, axis) or 0
+            if into is not None and (before < 0 or after < 0):
+                new[axis] = (-int((into < -before).sum()), -int((into >= size + after).sum()))
+            elif out is not None and (before or after):
+                new[axis] = (int((out < before).sum()), int((out >= before + size).sum()))
+        if new == amounts and not (node.input(1) and cut.stale(node.input(1))):
+            return Rewrite()
+        if not any(any(pair) for pair in new):
+            return Rewrite(bypass=0)
+        pads = [p[0] for p in new] + [p[1] for p in new]
+        if cut.context.opset < 11:
+            return Rewrite({"pads": pads})
+        return Rewrite(inputs={1: np.array(pads, np.int64), **({3: None} if node.input(3) else {})})
+
+
+def _padded(fact: Fact, axis: int, size: int, before: int, after: int, fill: float) -> Fact:
+    """The fact with `before` and `after` known slices of value `fill` along an axis."""
+    width = [(0, 0)] * fact.rank
+    width[axis] = (before, after)
+
+    def grow(array: np.ndarray, value: float | bool) -> np.ndarray:
+        return np.pad(along(array, axis, size), width, constant_values=value)
+
+    return Fact(
+        grow(fact.value, fill),
+        grow(fact.known, True),
+        None if fact.low is None else grow(fact.low, fill),
+        None if fact.high is None else grow(fact.high, fill),
+    )
+
+
+register(Pad(), "Pad")

@@ -12,9 +12,9 @@ import onnx
 from . import benchmark
 from .channels.analysis import Options
 from .channels.plan import Plan
+from .draft import draft
 from .graph.model import read
 from .graph.view import build
-from .shrink import draft
 
 
 @dataclass

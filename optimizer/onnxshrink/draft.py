@@ -1,0 +1,87 @@
+"""A planned and executed cut that has not been verified, and the choice of its alignment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import benchmark
+from .channels.analysis import Analysis, Options, analyse
+from .channels.plan import Plan, make_plan
+from .graph.model import Model
+from .graph.view import Graph
+from .graph.write import Staged
+from .rewrite.cut import PlannedCut
+from .rewrite.execute import Execution, execute
+
+Progress = Callable[[str], None]
+Shapes = Mapping[str, tuple[int, ...]] | None
+
+CANDIDATES = (1, 4, 8, 16)
+"""Alignments that are measured."""
+
+
+@dataclass
+class Draft:
+    """A planned and executed cut that has not been verified."""
+
+    analysis: Analysis
+    plan: Plan
+    execution: Execution
+    macs: tuple[int | None, int | None]
+
+
+def draft(graph: Graph, options: Options, input_shapes: Shapes = None) -> Draft:
+    """Analyse a graph, plan the cut and carry it out in memory."""
+    analysis = analyse(graph, options)
+    execution = execute(analysis.solution, analysis.replaced, analysis.changed)
+    cut = PlannedCut(analysis.solution)
+    counts = tuple(benchmark.count_macs(proto, input_shapes) for proto in (graph.model.proto, execution.model))
+    by_node = tuple({node.name: node.macs for node in found.nodes} for found in counts)
+    plan = make_plan(analysis, execution.rewrites, cut.shape, (by_node[0], by_node[1]))
+    there = {o for node in execution.model.graph.node for o in node.output}
+    plan.removed_nodes = [n.label for n in graph.nodes if not there & set(n.outputs)]
+    return Draft(analysis, plan, execution, (counts[0].total, counts[1].total))
+
+
+def default_align(graph: Graph) -> int:
+    """The multiple that kernels want for the model's weights: 8 for 16-bit floats, 4 for float32, else 1."""
+    kinds = [array.dtype.itemsize for array in graph.constants.values() if array.ndim >= 2 and array.dtype.kind == "f"]
+    if not kinds:
+        return 1
+    return {2: 8, 4: 4}.get(max(set(kinds), key=kinds.count), 1)
+
+
+def fastest(
+    graph: Graph,
+    options: Options,
+    model: Model,
+    folder: Path,
+    provider: str,
+    input_shapes: Shapes,
+    say: Progress,
+) -> tuple[Draft, Options]:
+    """The alignment that measures fastest; a larger one must win beyond the noise."""
+    best: tuple[Path, Draft, Options] | None = None
+    seen: set[tuple[int, ...]] = set()
+    for multiple in CANDIDATES:
+        candidate = Options(options.negligible, multiple)
+        made = draft(graph, candidate, input_shapes)
+        widths = tuple(layer.after for layer in made.plan.layers)
+        if widths in seen:
+            continue
+        seen.add(widths)
+        say(f"measuring --align {multiple}")
+        path = folder / f"align{multiple}.onnx"
+        with Staged(made.execution.model, model, path) as staged:
+            staged.commit()
+        if best is None:
+            best = path, made, candidate
+            continue
+        measured = benchmark.bench(best[0], path, provider=provider, input_shapes=input_shapes, seconds=1.0)
+        ratio = measured.batches[0].ratio
+        if ratio is not None and ratio.high < 1:
+            best = path, made, candidate
+    assert best is not None
+    return best[1], best[2]

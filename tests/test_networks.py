@@ -1,7 +1,7 @@
 """ResNet-50, MobileNetV2 and U-Net, zeroed in four ways: equal, and as small as the masks allow.
 
-The peer figures are the smallest exact results of other tools on the same architectures and schemes, in parameters of
-the model with BatchNormalization folded. The counts come from tests/zoo/channels.py, which shares no code with the
+The peer figures are the smallest exact results of other tools on the same architectures and schemes (other random
+masks), in parameters of the model with BatchNormalization folded. The counts come from tests/zoo/channels.py, which shares no code with the
 package.
 """
 
@@ -19,7 +19,8 @@ from tests.zoo import networks, oracle
 from tests.zoo.channels import ChannelGraph
 from tests.zoo.net import parameters
 
-# (architecture, scheme) -> parameters of the best exact peer, in the folded model
+# (architecture, scheme) -> parameters of the best exact peer, in the folded model. With `const` no peer is exact and
+# smaller; the bound there is the figure of `inner` with room for the carriers.
 PEERS = {
     ("resnet50", "inner"): 12.360e6,
     ("resnet50", "coupled"): 9.778e6,

@@ -34,22 +34,18 @@ def accepted(
         if not layers:
             raise
         judge.say("not equal with negligible weights as zeros; trying layer by layer")
-        exact = draft(graph, Options(0.0, options.align))
-        verdict = judge(exact)
-        verdict[0].discard()
-        spared = _harmful(judge, graph, options, layers, [])
+        judge(draft(graph, Options(0.0, options.align)))[0].discard()
+        spared = _harmful(judge, graph, options, layers)
         made = draft(graph, Options(options.negligible, options.align, frozenset(spared)))
         names = ", ".join(graph.nodes[index].label for index in spared)
         note = f"negligible weights of {len(spared)} layers change the outputs and stay: {names} ({failure.what})"
         return (*judge(made), made, [note])
 
 
-def _harmful(judge: Judge, graph: Graph, options: Options, layers: list[int], spared: list[int]) -> list[int]:
+def _harmful(judge: Judge, graph: Graph, options: Options, layers: list[int]) -> list[int]:
     """Layers whose negligible weights must stay, found by halving."""
-    everything = sorted({item.node for item in draft(graph, options).analysis.negligible})
-
     def fine(group: list[int]) -> bool:
-        stay = frozenset(set(everything) - set(group))
+        stay = frozenset(set(layers) - set(group))
         try:
             judge(draft(graph, Options(options.negligible, options.align, stay)))[0].discard()
         except NotEqualError:

@@ -99,6 +99,8 @@ def optimize(
                 "macs": made.macs,
                 "file_bytes": (file_bytes(origin), file_bytes(staged.path)),
             }
+            if sizes["parameters"][1] > sizes["parameters"][0]:  # type: ignore[operator]
+                notes.append("parameters grow: a constant that several nodes share was cut for some of them only")
             latency = None
             if fail_if_slower and plan.changes:
                 say("measuring")

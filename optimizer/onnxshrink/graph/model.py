@@ -117,6 +117,10 @@ def _checked(model: Model) -> Model:
         raise ModelError("holds no graph", file=model.name, cure="export the model again")
     if not model.opset and any(node.domain in ("", "ai.onnx") for node in graph.node):
         raise ModelError("imports no operator set", file=model.name, cure="export the model again")
+    named = [*graph.node, *graph.initializer, *graph.input, *graph.output]
+    names = [item.name for item in named] + [n for node in graph.node for n in (*node.input, *node.output)]
+    if any(isinstance(name, bytes) for name in names):  # how protobuf hands out what is not UTF-8
+        raise ModelError("holds names that are not UTF-8", file=model.name, cure="rename its nodes and tensors")
     seen = {t.name for t in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
     seen |= {i.name for i in graph.input}
     for node in graph.node:

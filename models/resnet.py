@@ -32,7 +32,7 @@ class Block(nn.Module):
 
     def __init__(self, incoming: Gate, stream: Gate, stride: int) -> None:
         super().__init__()
-        middle = Gate(stream.channels, keep_one=True)
+        middle = Gate(stream.channels)
         self.first = GatedConv([incoming], middle, 3, stride)
         self.second = GatedConv([middle], stream, 3)
         self.shortcut = nn.Identity() if incoming is stream else GatedConv([incoming], stream, 1, stride)
@@ -62,7 +62,7 @@ class ResNet(nn.Module):
         blocks, rest = divmod(depth - 2, 6)
         if rest or blocks < 1:
             raise ValueError(f"ResNet: depth must be 6n + 2 (20, 56, 110), not {depth}")
-        streams = [Gate(width, keep_one=True) for width in widths]
+        streams = [Gate(width) for width in widths]
         self.normalize = Normalize(mean, std)
         self.stem = GatedConv([len(mean)], streams[0])
         stages = []

@@ -27,12 +27,19 @@ from onnxshrink import gates
 
 @dataclass(frozen=True)
 class Settings:
-    """What defines a run. Epochs are whole passes; a search step ends by pruning at its threshold."""
+    """What defines a run.
+
+    The search has `steps` steps of `search_epochs`, each of which ends by closing gates. With "importance" the gates
+    are closed that matter least for what they cost, down to an equal share of the way to `target` in each step. With
+    "relax" the size loss and the ejector train the gates, and those are closed that fell to the threshold of the step.
+    """
 
     depth: int = 20
     dense_epochs: int = 20
-    search_epochs: int = 4
-    thresholds: tuple[float, ...] = (0.02, 0.05, 0.1)
+    search: str = "importance"
+    steps: int = 10
+    search_epochs: int = 1
+    thresholds: tuple[float, ...] = (0.02, 0.03, 0.05, 0.1, 0.25)
     finetune_epochs: int = 15
     batch: int = 128
     dense_rate: float = 0.25
@@ -53,27 +60,36 @@ class Settings:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch of the plan: its phase, where in the phase it begins and ends, and what happens after it."""
+    """One epoch of the plan: its phase, and where in the phase, and in the search step, it begins and ends.
+
+    After the last epoch of a search step gates are closed: at the threshold `close`, or down to that share of the
+    multiply-adds.
+    """
 
     phase: str
     begin: float
     end: float
     step_begin: float = 0.0
     step_end: float = 0.0
-    prune_at: float | None = None
+    close: float | None = None
 
 
 def plan(settings: Settings) -> list[Epoch]:
-    """All epochs in order: dense, then search in as many steps as there are thresholds, then fine-tuning."""
+    """All epochs in order: dense, then the search step by step, then fine-tuning."""
     n = settings.dense_epochs
     epochs = [Epoch("dense", i / n, (i + 1) / n) for i in range(n)]
-    per_step, steps = settings.search_epochs, len(settings.thresholds)
-    for step, threshold in enumerate(settings.thresholds):
-        for i in range(per_step):
-            done = step * per_step + i
-            total = steps * per_step
-            prune_at = threshold if i == per_step - 1 else None
-            epochs.append(Epoch("search", done / total, (done + 1) / total, i / per_step, (i + 1) / per_step, prune_at))
+    if settings.search == "relax":
+        closing = list(settings.thresholds)
+    else:
+        closing = [1 - (1 - settings.target) * (step + 1) / settings.steps for step in range(settings.steps)]
+    n, total = settings.search_epochs, settings.search_epochs * len(closing)
+    for step, close in enumerate(closing):
+        for i in range(n):
+            done = step * n + i
+            last = i == n - 1
+            epochs.append(
+                Epoch("search", done / total, (done + 1) / total, i / n, (i + 1) / n, close if last else None)
+            )
     n = settings.finetune_epochs
     return epochs + [Epoch("finetune", i / n, (i + 1) / n) for i in range(n)]
 
@@ -86,6 +102,7 @@ class Training:
     done: int = 0
     network: ResNet = field(init=False)
     contractions: list[gates.Contraction] = field(init=False)
+    importance: gates.Importance = field(init=False)
 
     def __post_init__(self) -> None:
         s = self.settings
@@ -121,12 +138,20 @@ class Training:
         for group in self.gate_optimizer.param_groups:
             group["lr"] = self.settings.gate_rate
 
+    def close_gates(self, close: float) -> int:
+        """Close gates at the end of a search step; returns how many channels."""
+        if self.settings.search == "relax":
+            return gates.prune_gates(self.network, close)
+        return gates.close_gates(self.importance, self.contractions, close)
+
     def run_epoch(self, epoch: Epoch, images: Images, tick: Callable[[int], None]) -> dict[str, float]:
         """Train for one epoch; returns what is worth logging."""
         s = self.settings
         rate = {"dense": s.dense_rate, "search": s.search_rate, "finetune": s.finetune_rate}[epoch.phase]
         searching = epoch.phase == "search"
+        relaxing = searching and s.search == "relax"
         gate_list = gates.gates_of(self.network)
+        self.importance = gates.Importance(gate_list)
         for gate in gate_list:
             gate.alpha.requires_grad_(searching)
         self.network.train()
@@ -145,7 +170,7 @@ class Training:
             total += loss.item()
             right += int((logits.argmax(1) == labels).sum())
             seen += len(labels)
-            if searching:
+            if relaxing:
                 in_step = epoch.step_begin + share * (epoch.step_end - epoch.step_begin)
                 ramp = gates.cubic_ramp(in_step, 0.0, s.ejector_full, s.ejector_weight)
                 loss = loss + s.size_weight * gates.size_loss(self.contractions, s.target)
@@ -153,12 +178,13 @@ class Training:
             self.weight_optimizer.zero_grad(set_to_none=True)
             self.gate_optimizer.zero_grad(set_to_none=True)
             loss.backward()
+            self.importance.add()
             self.weight_optimizer.step()
-            if searching:
+            if relaxing:
                 self.gate_optimizer.step()
             tick(len(labels))
         result = {"loss": total / max(steps, 1), "train_accuracy": right / max(seen, 1)}
-        if searching:
+        if relaxing:
             with torch.no_grad():
                 w = torch.cat([gate.weights()[gate.mask > 0] for gate in gate_list])
                 result["undecided"] = int(((w > 0.1) & (w < 0.9)).sum())
@@ -208,14 +234,15 @@ def train(
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         while training.done < len(epochs[:stop_after]):
             number, epoch = training.done, epochs[training.done]
-            bar = progress.add_task(f"epoch {number + 1}/{len(epochs)} {epoch.phase}", total=settings.epoch_images or len(images))
+            bar = progress.add_task(
+                f"epoch {number + 1}/{len(epochs)} {epoch.phase}", total=settings.epoch_images or len(images)
+            )
             began = time.monotonic()
             result = training.run_epoch(epoch, images, lambda n, bar=bar: progress.advance(bar, n))
             check = test.first(2000)
-            if epoch.prune_at is not None:
-                # Close to the accuracy after it, or the gates were not decided.
-                result["accuracy_before_pruning"] = torch_accuracy(training.network, check, settings.bf16)
-                result["pruned_now"] = gates.prune_gates(training.network, epoch.prune_at)
+            if epoch.close is not None:
+                result["accuracy_before_closing"] = torch_accuracy(training.network, check, settings.bf16)
+                result["closed_now"] = training.close_gates(epoch.close)
             result["kept_macs"] = gates.kept_macs(training.contractions)
             result["check_accuracy"] = torch_accuracy(training.network, check, settings.bf16)
             result["seconds"] = time.monotonic() - began
@@ -248,9 +275,11 @@ def write(training: Training, path: Path, test: Images, console: Console) -> Non
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path))
 @click.option("--depth", default=20, show_default=True, help="6n + 2: 20, 56, 110")
 @click.option("--dense", "dense_epochs", default=20, show_default=True, help="epochs before the search")
-@click.option("--search", "search_epochs", default=4, show_default=True, help="epochs of each search step")
-@click.option("--thresholds", default="0.02,0.05,0.1", show_default=True, help="one search step each")
-@click.option("--finetune", "finetune_epochs", default=15, show_default=True, help="epochs after the last pruning")
+@click.option("--search", type=click.Choice(["importance", "relax"]), default="importance", show_default=True)
+@click.option("--steps", default=10, show_default=True, help="search steps (importance)")
+@click.option("--thresholds", default="0.02,0.03,0.05,0.1,0.25", show_default=True, help="one search step each (relax)")
+@click.option("--search-epochs", default=1, show_default=True, help="epochs of each search step")
+@click.option("--finetune", "finetune_epochs", default=15, show_default=True, help="epochs after the last step")
 @click.option("--epoch-images", type=int, help="shorter epochs of N random images, for more frequent checkpoints")
 @click.option("--finetune-rate", default=0.1, show_default=True, help="peak learning rate of the fine-tuning")
 @click.option("--target", default=0.5, show_default=True, help="share of the multiply-adds to keep")

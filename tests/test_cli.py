@@ -667,9 +667,8 @@ def test_what_nobody_foresaw_is_one_line(model: Path, tmp_path: Path, monkeypatc
         "onnxshrink: internal error, RuntimeError: two lines; please report it (--traceback shows where)"
     ]
     assert list(contents(tmp_path)) == ["model.onnx"]
+    monkeypatch.setattr(sys, "argv", ["onnxshrink", "--traceback", "optimize", str(model), str(tmp_path / "out.onnx")])
     with pytest.raises(RuntimeError, match="two"):
-        sys_argv = ["onnxshrink", "--traceback", "optimize", str(model), str(tmp_path / "out.onnx")]
-        monkeypatch.setattr(sys, "argv", sys_argv)
         cli.main()
 
 

@@ -1,4 +1,4 @@
-"""The same input and options give the same bytes: in other processes, with other hash seeds, on any number of threads."""
+"""The same input and options give the same bytes: in other processes and with other hash seeds."""
 
 from __future__ import annotations
 

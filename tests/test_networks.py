@@ -1,8 +1,8 @@
 """ResNet-50, MobileNetV2 and U-Net, zeroed in four ways: equal, and as small as the masks allow.
 
 The peer figures are the smallest exact results of other tools on the same architectures and schemes (other random
-masks), in parameters of the model with BatchNormalization folded. The counts come from tests/zoo/channels.py, which shares no code with the
-package.
+masks), in parameters of the model with BatchNormalization folded. The counts come from tests/zoo/channels.py, which
+shares no code with the package.
 """
 
 from __future__ import annotations

@@ -48,8 +48,12 @@ def test_published_model(model: Path) -> None:
         assert row.notes, "what is not verified says why"
     before, after = row.convolutions
     assert before - after >= FLOORS.get(model.stem, 0), f"{before} -> {after} Conv channels"
-    sizes = [pair for pair in (row.parameters, row.macs) if pair[0] is not None and pair[1] is not None]
-    assert all(after <= before for before, after in sizes)
+    was, now = row.macs
+    assert was is None or now is None or now <= was
+    was, now = row.parameters
+    assert was is not None
+    assert now is not None
+    assert now <= was or any("parameters grow" in note for note in row.notes), "a result that grows says so"
     if row.state == "unchanged":
         assert before == after
         assert not row.removed

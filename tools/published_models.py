@@ -36,7 +36,7 @@ class Row:
         state: "passed", "failed" or "unverified"; "unchanged" where there was nothing to verify.
         max_rel: largest difference relative to max|y|.
         noise_floor: the original's own difference, graph optimizations on against off.
-        notes: of the verification.
+        notes: of the verification, then of the run.
         seconds: of the whole command.
     """
 
@@ -91,7 +91,7 @@ def row_of(name: str, report: dict[str, Any], seconds: float) -> Row:
         state=verification["state"],
         max_rel=verification["max_rel"],
         noise_floor=verification["noise_floor"],
-        notes=tuple(verification["notes"]),
+        notes=(*verification["notes"], *report["notes"]),
         seconds=seconds,
     )
 
@@ -158,7 +158,8 @@ def main() -> None:
     rows = []
     for model in models:
         rows.append(measure(model, align=arguments.align))
-        print(f"{len(rows)}/{len(models)} {model.stem}: {rows[-1].state or rows[-1].error}", file=sys.stderr, flush=True)
+        state = rows[-1].state or rows[-1].error
+        print(f"{len(rows)}/{len(models)} {model.stem}: {state}", file=sys.stderr, flush=True)
     print(table(rows, markdown=arguments.markdown))
     for row in rows:
         for note in row.notes if row.state == "unverified" else ():

@@ -29,11 +29,21 @@ from onnx import ModelProto, numpy_helper
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # tests/zoo, from wherever this is started
 
-import onnxshrink  # noqa: E402
-from tests.zoo import calibrate, networks  # noqa: E402
+import onnxshrink
+from tests.zoo import calibrate, networks
 
 ARCHITECTURES = ("resnet50", "mobilenet_v2")
 ALIGNMENTS = (1, 4)
+MEASURES_MEMORY = hasattr(os, "wait4")
+
+# A child's peak begins at the size of the process that starts it, so a small one stands between.
+LAUNCHER = """
+import os, subprocess, sys
+child = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, usage = os.wait4(child.pid, 0)
+print(usage.ru_maxrss)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
 
 
 @dataclass(frozen=True)
@@ -77,18 +87,16 @@ def optimize(source: Path, output: Path, align: int) -> Run:
     """
     report = output.with_suffix(".json")
     command = [sys.executable, "-m", "onnxshrink.cli", "optimize", str(source), str(output), "--align", str(align)]
+    command += ["--json", str(report)]
+    if MEASURES_MEMORY:
+        command = [sys.executable, "-c", LAUNCHER, *command]
     started = time.perf_counter()
-    child = subprocess.Popen([*command, "--json", str(report)], stdout=subprocess.DEVNULL)
-    peak = None
-    if hasattr(os, "wait4"):
-        _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-        peak = usage.ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)
-    else:
-        child.wait()
-    if child.returncode:
-        raise SystemExit(f"optimize of {source.stem} failed with exit code {child.returncode}")
-    return Run(json.loads(report.read_text(encoding="utf-8")), time.perf_counter() - started, peak)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    seconds = time.perf_counter() - started
+    peak = int(done.stdout) / (1024**2 if sys.platform == "darwin" else 1024) if MEASURES_MEMORY else None
+    if done.returncode:
+        raise SystemExit(f"optimize of {source.stem} failed with exit code {done.returncode}")
+    return Run(json.loads(report.read_text(encoding="utf-8")), seconds, peak)
 
 
 def ratio(a: Path, b: Path, seconds: float) -> str:
@@ -117,7 +125,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="of measuring for each pair (default 2)")
     parser.add_argument("--markdown", action="store_true")
     arguments = parser.parse_args()
-    taken = [["network", "dead", "align", "parameters", "max error", "noise floor", "plan s", "verify s", "all s", "MB"]]
+    taken = [
+        ["network", "dead", "align", "parameters", "max error", "noise floor", "plan s", "verify s", "all s", "MB"]
+    ]
     timed = [["network", "dead", "comparison", "B / A (95 % interval), medians"]]
     for architecture in [arguments.only] if arguments.only else ARCHITECTURES:
         with tempfile.TemporaryDirectory() as name:
@@ -145,7 +155,7 @@ def main() -> None:
                     timed.append([architecture, kind, "nothing planted → planted (control)", comparison])
     print(table(taken, markdown=arguments.markdown), end="\n\n")
     print(table(timed, markdown=arguments.markdown))
-    if not hasattr(os, "wait4"):
+    if not MEASURES_MEMORY:
         print("\nPeak memory is not measured on this system.")
 
 

@@ -94,12 +94,13 @@ def optimize(
                     "constants now (--keep-default-inputs keeps them)"
                 )
             proto = onnx.load_model(str(staged.path), load_external_data=False)
+            parameters = benchmark.parameters(model.proto), benchmark.parameters(proto)
             sizes: dict[str, tuple[int | None, int | None]] = {
-                "parameters": (benchmark.parameters(model.proto), benchmark.parameters(proto)),
+                "parameters": parameters,
                 "macs": made.macs,
                 "file_bytes": (file_bytes(origin), file_bytes(staged.path)),
             }
-            if sizes["parameters"][1] > sizes["parameters"][0]:  # type: ignore[operator]
+            if parameters[1] > parameters[0]:
                 notes.append("parameters grow: a constant that several nodes share was cut for some of them only")
             latency = None
             if fail_if_slower and plan.changes:

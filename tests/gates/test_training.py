@@ -46,22 +46,40 @@ def test_each_training_image_is_a_shifted_or_mirrored_window_of_its_original(ima
     assert 0 < mirrored < 16
 
 
-def test_the_plan_prunes_at_the_end_of_each_search_step():
+def test_the_plan_closes_gates_at_the_end_of_each_search_step():
     from train import Settings, plan
 
-    epochs = plan(Settings(dense_epochs=2, search_epochs=3, thresholds=(0.02, 0.1), finetune_epochs=1))
+    settings = Settings(search="relax", dense_epochs=2, search_epochs=3, thresholds=(0.02, 0.1), finetune_epochs=1)
+    epochs = plan(settings)
     assert [e.phase for e in epochs] == ["dense"] * 2 + ["search"] * 6 + ["finetune"]
-    assert [e.prune_at for e in epochs] == [None] * 4 + [0.02, None, None, 0.1, None]
+    assert [e.close for e in epochs] == [None] * 4 + [0.02, None, None, 0.1, None]
     for before, after in itertools.pairwise(epochs):
         assert after.begin == (before.end if before.phase == after.phase else 0)
 
 
-def test_a_resumed_run_ends_with_the_same_weights(images, tmp_path):
+def test_importance_closes_in_equal_parts_down_to_the_target():
+    from train import Settings, plan
+
+    closing = [e.close for e in plan(Settings(steps=4, search_epochs=2, target=0.6)) if e.close is not None]
+    assert closing == pytest.approx([0.9, 0.8, 0.7, 0.6])
+
+
+@pytest.mark.parametrize("search", ["importance", "relax"])
+def test_a_resumed_run_ends_with_the_same_weights(search, images, tmp_path):
     from rich.console import Console
     from train import Settings, train
 
     settings = Settings(
-        depth=8, dense_epochs=1, search_epochs=1, thresholds=(0.02, 0.9), finetune_epochs=1, batch=16, gate_rate=0.2
+        depth=8,
+        search=search,
+        steps=2,
+        thresholds=(0.02, 0.9),
+        dense_epochs=1,
+        finetune_epochs=1,
+        batch=16,
+        gate_rate=0.2,
+        ejector_weight=0.1,
+        target=0.2,
     )
     quiet = Console(quiet=True)
     whole = train(settings, images, images, tmp_path / "whole", console=quiet, stop_after=4)

@@ -8,6 +8,7 @@ except ModuleNotFoundError as missing:
 from .export import export
 from .fold import folded
 from .gate import Gate, gates_of, prune_gates
+from .importance import Importance, close_gates
 from .layer import GatedConv, GatedLinear
 from .loss import Contraction, contractions_of, ejector_loss, kept_macs, relative_macs, size_loss
 from .schedule import cubic_ramp, one_cycle, parameter_groups
@@ -17,6 +18,8 @@ __all__ = [
     "Gate",
     "GatedConv",
     "GatedLinear",
+    "Importance",
+    "close_gates",
     "contractions_of",
     "cubic_ramp",
     "ejector_loss",

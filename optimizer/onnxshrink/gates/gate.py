@@ -15,10 +15,6 @@ class Gate(nn.Module):
     Tensors that are added to each other share *one* Gate object, so that a residual stream keeps or drops a channel
     everywhere at once. A gate starts at sigmoid(5) = 0.993: nearly the identity.
 
-    With `keep_one` the factors are divided by the largest of them, so that one channel always stays open. Use it where
-    a BatchNorm follows the next layer: that makes up for any factor common to all channels, so that without it all
-    gates can close together while the network in training works on, and pruning then cuts it through.
-
     Source: Larson et al., "A Generalization of Continuous Relaxation in Structured Pruning" (arXiv 2308.14605).
 
     Attributes:
@@ -28,10 +24,9 @@ class Gate(nn.Module):
 
     mask: Tensor
 
-    def __init__(self, channels: int, slope: float = SLOPE, start: float = ALPHA_START, keep_one: bool = False) -> None:
+    def __init__(self, channels: int, slope: float = SLOPE, start: float = ALPHA_START) -> None:
         super().__init__()
         self.slope = slope
-        self.keep_one = keep_one
         self.alpha = nn.Parameter(torch.full((channels,), float(start)))
         self.register_buffer("mask", torch.ones(channels))
 
@@ -46,8 +41,7 @@ class Gate(nn.Module):
 
     def weights(self) -> Tensor:
         """The factors w, [C], in [0, 1]."""
-        w = torch.sigmoid(self.slope * self.alpha) * self.mask
-        return w / w.max() if self.keep_one else w
+        return torch.sigmoid(self.slope * self.alpha) * self.mask
 
     def forward(self, x: Tensor) -> Tensor:
         """Scale x, [N, C, ...], channel by channel; the result keeps the dtype of x."""

@@ -27,7 +27,9 @@ def saved(before: int | None, after: int | None) -> str:
     """What part went, in percent; nothing where nothing did."""
     if not before or after is None or after == before:
         return ""
-    return f"-{100 * (before - after) / before:.1f} %" if after < before else f"+{100 * (after - before) / before:.1f} %"
+    return (
+        f"-{100 * (before - after) / before:.1f} %" if after < before else f"+{100 * (after - before) / before:.1f} %"
+    )
 
 
 def print_sizes(console: Console, sizes: dict[str, tuple[int | None, int | None]]) -> None:

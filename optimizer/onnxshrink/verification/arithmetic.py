@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from .facts import Dim
 from .operand import Findings, Op, broadcast_to, clash, count, differ, text, vector
 
 
@@ -27,11 +28,15 @@ def _convolution(x: int, w: int, bias: int | None, per_filter: Sequence[int] = (
         for i in per_filter:
             if op.dim(i, 0) != 1:
                 yield from vector(op, i, f"operand {i}", weight[0], "the weight has filters:")
-        kernel = op.attr("kernel_shape")
-        if kernel is not None and any(differ(a, b) for a, b in zip(kernel, weight[2:], strict=False)):
-            yield f"kernel_shape {list(kernel)} is not that of the weight {text(weight)}"
+        yield from _kernel(op, weight)
 
     return check
+
+
+def _kernel(op: Op, weight: tuple[Dim, ...]) -> Findings:
+    kernel = op.attr("kernel_shape")
+    if kernel is not None and any(differ(a, b) for a, b in zip(kernel, weight[2:], strict=False)):
+        yield f"kernel_shape {list(kernel)} is not that of the weight {text(weight)}"
 
 
 def _transposed(op: Op) -> Findings:
@@ -42,6 +47,7 @@ def _transposed(op: Op) -> Findings:
         yield f"input has {channels} channels, weight {text(weight)} expects {weight[0]}"
     if group < 1 or (isinstance(weight[0], int) and weight[0] % group):
         yield f"group {group} does not divide the {weight[0]} input channels"
+    yield from _kernel(op, weight)
     if isinstance(weight[1], int):
         yield from vector(op, 2, "bias", weight[1] * group, "the weight makes channels:")
 
@@ -93,7 +99,10 @@ def _prelu(op: Op) -> Findings:
 
 def _gemm(op: Op) -> Findings:
     a, b = op.shape(0), op.shape(1)
-    if a is None or b is None or len(a) != 2 or len(b) != 2:
+    if a is None or b is None:
+        return
+    if len(a) != 2 or len(b) != 2:
+        yield f"operands {text(a)} and {text(b)} are not matrices"
         return
     a, b = a[::-1] if op.attr("transA", 0) else a, b[::-1] if op.attr("transB", 0) else b
     if differ(a[1], b[0]):

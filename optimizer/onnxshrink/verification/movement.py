@@ -157,6 +157,18 @@ def _gather(op: Op) -> Findings:
         yield f"indices from {min(numbers)} to {max(numbers)} on axis {axis} of {size}"
 
 
+def _scatter_nd(op: Op) -> Findings:
+    data, indices, updates = op.shape(0), op.shape(1), op.shape(2)
+    if data is None or not indices or updates is None or not isinstance(depth := indices[-1], int):
+        return
+    if depth > len(data):
+        yield f"indices {text(indices)} go deeper than the data {text(data)}"
+        return
+    want = (*indices[:-1], *data[depth:])
+    if len(want) != len(updates) or any(differ(a, b) for a, b in zip(want, updates, strict=True)):
+        yield f"updates {text(updates)} instead of {text(want)}"
+
+
 def _blocks(op: Op) -> Findings:
     size, deep = op.attr("blocksize", 1), op.node.op_type == "DepthToSpace"
     for axis, step in ((1, size * size),) if deep else ((2, size), (3, size)):
@@ -215,6 +227,7 @@ TABLE: dict[str, Callable[[Op], Findings]] = {
     "Pad": _pad,
     "Slice": _slice,
     "Gather": _gather,
+    "ScatterND": _scatter_nd,
     "DepthToSpace": _blocks,
     "SpaceToDepth": _blocks,
     "Transpose": _transpose,

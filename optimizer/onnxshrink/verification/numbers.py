@@ -299,7 +299,7 @@ class Comparison:
         return any(self._response(t).get(name, 0.0) > least for t in self.trials)
 
     def unchanging(self, name: str) -> bool:
-        """Whether both models gave one answer, equal to the bit in the original, to every one of at least three draws."""
+        """Whether the original answered at least three draws with the same bits, and the result with the same."""
         first: dict[tuple[int, ...], np.ndarray] = {}
         judged = [(t, j) for t in self.trials for j in t.judged if j.name == name]
         for trial, _ in judged:

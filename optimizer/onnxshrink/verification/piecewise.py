@@ -91,8 +91,8 @@ class _Piecewise:
         for name in node.output:
             if name:
                 self.jumps[name] = node
-        for name in node.input:
-            if name and self.a.marks.level(name) >= Level.EXACT and name in self.a.producers:
+        for name in _reads(node):
+            if self.a.marks.level(name) >= Level.EXACT and name in self.a.producers:
                 self.fronts.setdefault(name, []).append(node)
 
     def same(self, node: onnx.NodeProto, twin: onnx.NodeProto) -> bool:
@@ -183,10 +183,10 @@ class _Piecewise:
                 self.found.broken.append((label(node), judgement))
 
     def _reads_differing(self, node: onnx.NodeProto) -> bool:
-        return any(name in self.found.differing for name in node.input)
+        return any(name in self.found.differing for name in _reads(node))
 
     def _same_reads(self, node: onnx.NodeProto, mine: Arrays, other: Arrays) -> bool:
-        reads = [n for n in node.input if n in mine and n in other]
+        reads = [n for n in _reads(node) if n in mine and n in other]
         return all(mine[n].shape == other[n].shape or self.a.marks.level(n) == Level.FLIPPING for n in reads)
 
     def _round(self, given: list[str], values: list[Arrays]) -> set[str]:
@@ -245,9 +245,8 @@ class _Piecewise:
                 sure.add(name)
         for name, node in self.jumps.items():  # in graph order, so what one reads of another is decided already
             if name in given and not self._steps(name):
-                reads = [n for n in node.input if node in self.fronts.get(n, ())]
-                sure.difference_update([name])
-                sure.update([name] if all(n in sure for n in reads) else [])
+                reads = [n for n in _reads(node) if n in self.fronts]
+                (sure.add if all(n in sure for n in reads) else sure.discard)(name)
         watched = set(judged) | set(given)
         for output in self.a.outputs:
             graph = self.b.model.graph
@@ -262,3 +261,8 @@ class _Piecewise:
             return False
         fed = {s.name for s in self.c.specs}
         return all(n in given or n in fed or self.a.marks.level(n) == Level.CONSTANT for n in node.input if n)
+
+
+def _reads(node: onnx.NodeProto) -> set[str]:
+    """Everything a node depends on, what its inner graphs take from outside included."""
+    return {n for n in node.input if n}.union(*(captured(g) for g in inner_graphs(node)))

@@ -110,6 +110,8 @@ def _node(node: onnx.NodeProto, facts: Facts, folder: Path | None) -> None:
     own: Shape = None
     if domain == "" and (rule := SHAPE_RULES.get(node.op_type)):
         own = rule(node, facts)
+    elif domain == "com.microsoft" and node.op_type in CONTRIB_SAME:
+        own = _same(node, facts)
     for i, name in enumerate(node.output):
         if not name:
             continue
@@ -308,6 +310,9 @@ def _crop(node: onnx.NodeProto, facts: Facts) -> Shape:
     return given[:2] + (None,) * (len(given) - 2) if given is not None else None
 
 
+#: Operators of com.microsoft that keep the shape of their first operand.
+CONTRIB_SAME = {"Gelu", "FastGelu", "QuickGelu", "BiasGelu"}
+
 SHAPE_RULES: dict[str, Callable[[onnx.NodeProto, Facts], Shape]] = {
     "Reshape": _reshape,
     "Expand": _expand,
@@ -318,6 +323,7 @@ SHAPE_RULES: dict[str, Callable[[onnx.NodeProto, Facts], Shape]] = {
     "ConvTranspose": _conv,
     "Crop": _crop,
     **dict.fromkeys(("Relu", "LeakyRelu", "PRelu", "Elu", "Clip", "Sigmoid", "Tanh", "Softplus", "Softmax"), _same),
-    **dict.fromkeys(("BatchNormalization", "InstanceNormalization", "LRN", "ImageScaler", "Dropout"), _same),
-    **dict.fromkeys(("Identity", "Exp", "Neg", "Abs", "Sqrt"), _same),
+    **dict.fromkeys(("BatchNormalization", "InstanceNormalization", "GroupNormalization", "LRN", "Dropout"), _same),
+    **dict.fromkeys(("Identity", "Exp", "Neg", "Abs", "Sqrt", "Gelu", "Mish", "HardSwish", "HardSigmoid"), _same),
+    "ImageScaler": _same,
 }

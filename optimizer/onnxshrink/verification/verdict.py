@@ -141,20 +141,20 @@ class _Case:
         """The verdict with the numbers of everything that counts as evidence."""
         outputs = set(self.comparison.original.outputs)
         trials, pieces = self.comparison.trials, self.pieces
-        inner: list[Judgement] = []
         rows = {id(t): list(t.judged) for t in trials}
         for trial, judged in zip(pieces.trials, pieces.judged, strict=False) if pieces is not None else ():
-            rows[id(trial)] += [j for j in judged if j.name in outputs]
-            inner += [j for j in judged if j.evidence]
-        draws = [_draw(t, rows[id(t)]) for t in trials]
-        counted = [j for t in trials for j in rows[id(t)] if j.evidence and j.errors] + self.flipped
+            rows[id(trial)] += judged
+        compared = [j for t in trials for j in rows[id(t)] if j.evidence and j.errors]
+        # Outputs are what is told; inner tensors only where no output could be compared as a whole.
+        counted = [j for j in compared if self.comparison.output_of(j.name) in outputs] + self.flipped or compared
         worst = max(counted, key=lambda j: j.error, default=None)
+        draws = [_draw(t, rows[id(t)]) for t in trials]
         return Verification(
             state,
             max_abs=max((j.worst.absolute for j in counted), default=0.0),
             max_rel=worst.error if worst else 0.0,
             noise_floor=max((j.floor for j in counted), default=0.0),
-            min_tolerance=round_up(max((j.error for j in [*counted, *inner]), default=0.0)),
+            min_tolerance=round_up(max((j.error for j in [*counted, *compared]), default=0.0)),
             bound=worst.bound if worst else 0.0,
             worst_output=worst.name if worst else None,
             worst_index=worst.worst.index if worst else (),

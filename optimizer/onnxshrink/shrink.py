@@ -94,14 +94,11 @@ def optimize(
                     "constants now (--keep-default-inputs keeps them)"
                 )
             proto = onnx.load_model(str(staged.path), load_external_data=False)
-            parameters = benchmark.parameters(model.proto), benchmark.parameters(proto)
             sizes: dict[str, tuple[int | None, int | None]] = {
-                "parameters": parameters,
+                "parameters": (benchmark.parameters(model.proto), benchmark.parameters(proto)),
                 "macs": made.macs,
                 "file_bytes": (file_bytes(origin), file_bytes(staged.path)),
             }
-            if parameters[1] > parameters[0]:
-                notes.append("parameters grow: a constant that several nodes share was cut for some of them only")
             latency = None
             if fail_if_slower and plan.changes:
                 say("measuring")

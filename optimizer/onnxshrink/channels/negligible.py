@@ -91,15 +91,16 @@ def apply(context: Context, found: list[Negligible]) -> set[str]:
     Returns:
         The constant edges that changed.
     """
-    graph = context.graph
+    values: dict[str, np.ndarray] = {}
     for item in found:
-        array = np.array(graph.constants[item.tensor])
+        array = np.array(values.get(item.tensor, context.graph.constants[item.tensor]))
         index: list[slice | list[int]] = [slice(None)] * array.ndim
         index[item.axis] = list(item.slices)
         array[tuple(index)] = 0
-        graph.constants[item.tensor] = array
+        values[item.tensor] = array
         context.facts[item.tensor] = constant(array)
-    return {item.tensor for item in found}
+    context.graph.change(values)
+    return set(values)
 
 
 def proven(before: Context, item: Negligible) -> bool:

@@ -84,6 +84,8 @@ class Graph:
         dtypes: numpy type of each tensor, absent when unknown.
         constants: values of each constant edge's tensor.
         source: the name in the file of each constant edge's tensor.
+        derived: what was computed from constants once, such as a weight's pattern of non-zeros; views that share
+            constants share it.
     """
 
     model: Model
@@ -95,6 +97,7 @@ class Graph:
     dtypes: dict[str, np.dtype] = field(default_factory=dict)
     constants: dict[str, np.ndarray] = field(default_factory=dict)
     source: dict[str, str] = field(default_factory=dict)
+    derived: dict[tuple[str, str], Any] = field(default_factory=dict, repr=False)
 
     @cached_property
     def producer(self) -> dict[str, Node]:
@@ -111,6 +114,11 @@ class Graph:
             for name in node.captured:
                 readers.setdefault(name, []).append((node, -1))
         return readers
+
+    def change(self, values: dict[str, np.ndarray]) -> None:
+        """Give constant edges new values, and forget what was derived from the old ones."""
+        self.constants.update(values)
+        self.derived = {key: value for key, value in self.derived.items() if key[0] not in values}
 
     def forget_wiring(self) -> None:
         """Drop what was derived from `nodes`, after they changed."""

@@ -67,7 +67,7 @@ class Convolution(Rule):
             taps = tuple(range(3, split.ndim))
             return (split != 0).any(axis=taps), split.sum(axis=taps, dtype=np.float64)
 
-        return context.cached((node.index, "pattern"), compute)
+        return context.derived(node.inputs[1], "pattern", compute)
 
     def padded(self, node: Node, context: Context) -> bool:
         """Whether a constant input plane becomes an uneven output plane at the border."""
@@ -143,7 +143,7 @@ class Convolution(Rule):
                 np.minimum(split, 0).sum(axis=taps, dtype=np.float64),
             )
 
-        positive, negative = context.cached((node.index, "signs"), signs)
+        positive, negative = context.derived(node.inputs[1], "signs", signs)
         low_g, high_g = low.reshape(groups, -1), high.reshape(groups, -1)
 
         def bound(for_positive: np.ndarray, for_negative: np.ndarray, worst: float) -> np.ndarray:

@@ -64,7 +64,7 @@ class Multiplication(Rule):
         right = right.T if k2 == 1 else right
         size = right.shape[0]
         uniform, value = free_slices(node.inputs[0], k, context) if a is not None else (np.zeros(size, bool),) * 2
-        nonzero = context.cached((node.index, "pattern"), lambda: right != 0)
+        nonzero = context.derived(node.inputs[1], "nonzero", lambda: right != 0)
         known = ~nonzero[~uniform].any(axis=0)
         if not known.any():
             return [None]

@@ -74,8 +74,16 @@ class Context:
             return _RULES[SELECTION]
         return rule_for(node) if all(n in self.graph.shapes for n in names if n) else _BARRIER
 
+    def derived(self, tensor: str, what: str, compute: Callable[[], Any]) -> Any:
+        """A value computed once from the values of a tensor; shared between analyses if the tensor is a constant."""
+        if tensor not in self.graph.constants:
+            return self.cached((tensor, what), compute)
+        if (tensor, what) not in self.graph.derived:
+            self.graph.derived[tensor, what] = compute()
+        return self.graph.derived[tensor, what]
+
     def cached(self, key: Any, compute: Callable[[], Any]) -> Any:
-        """A value computed once, such as the pattern of non-zeros of a weight."""
+        """A value computed once for this analysis."""
         if key not in self._patterns:
             self._patterns[key] = compute()
         return self._patterns[key]

@@ -41,6 +41,7 @@ def draft(graph: Graph, options: Options, input_shapes: Shapes = None) -> Draft:
     by_node = tuple({node.name: node.macs for node in found.nodes} for found in counts)
     plan = make_plan(analysis, execution.rewrites, cut.shape, (by_node[0], by_node[1]))
     there = {o for node in execution.model.graph.node for o in node.output}
+    plan.changes = execution.changed
     plan.removed_nodes = [n.label for n in graph.nodes if not there & set(n.outputs)]
     return Draft(analysis, plan, execution, (counts[0].total, counts[1].total))
 

@@ -81,6 +81,7 @@ class Plan:
         unread: channels that went because nobody reads them: whatever they held, the outputs are the same.
         removed_nodes: labels of nodes that disappear.
         notes: anything else a reader should know.
+        changes: whether anything of the file changes.
     """
 
     kept: dict[str, dict[int, list[int]]] = field(default_factory=dict)
@@ -91,6 +92,7 @@ class Plan:
     unread: list[Unread] = field(default_factory=list)
     removed_nodes: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    changes: bool = False
 
     @property
     def channels(self) -> tuple[int, int]:
@@ -101,11 +103,6 @@ class Plan:
     def removed(self) -> dict[str, int]:
         """Channels that go, by kind."""
         return {kind: sum(layer.removed.get(kind, 0) for layer in self.layers) for kind in KINDS}
-
-    @property
-    def changes(self) -> bool:
-        """Whether the plan does anything."""
-        return bool(self.kept or self.removed_nodes)
 
     def to_json(self) -> dict[str, Any]:
         """The plan for machines."""
@@ -141,7 +138,7 @@ def make_plan(
         for axis in range(context.rank(tensor) or 0):
             mask = solution.kept((tensor, axis))
             producer = graph.producer.get(tensor)
-            there = tensor in graph.constants or producer is None or solution.active(producer)
+            there = tensor in graph.constants or producer is None or solution.needed(tensor)
             if not mask.all() and there and (tensor not in graph.constants or _used(tensor, analysis)):
                 axes[axis] = [int(i) for i in np.flatnonzero(mask)]
         if axes:

@@ -55,7 +55,7 @@ class Edits:
     inputs: set[str] = field(default_factory=set)
 
     def __bool__(self) -> bool:
-        return bool(self.nodes or self.added or self.constants or self.inputs)
+        return bool(self.nodes or self.added or self.constants)
 
 
 def operate(model: Model, edits: Edits) -> onnx.ModelProto:

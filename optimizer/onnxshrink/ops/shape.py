@@ -42,6 +42,8 @@ class ShapeOf(Rule):
 
     def ties(self, node: Node, context: Context) -> list[Tie]:
         x = node.inputs[0]
+        if x in context.graph.constant_only:  # nothing is won by cutting a constant that is only measured
+            return []
         return [Same((x, a), (x, a)) for a in range(context.rank(x) or 0) if context.size(x, a) is not None]
 
     def reads(self, node: Node, context: Context, state: State) -> dict[int, Demand | None]:

@@ -23,12 +23,14 @@ class Execution:
     Attributes:
         model: the result.
         rewrites: the rewrite of every node that stays, by node index.
+        changed: whether the result differs from the source.
         constants: for each constant edge that changed: (name in the source, name in the result).
         computed: values of those edges that are more than slices of what they were.
     """
 
     model: onnx.ModelProto
     rewrites: dict[int, Rewrite]
+    changed: bool
     constants: dict[str, tuple[str, str]] = field(default_factory=dict)
     computed: dict[str, np.ndarray] = field(default_factory=dict)
 
@@ -69,8 +71,8 @@ def execute(solution: Solution, replaced: dict[str, str], changed: set[str]) -> 
     if not edits:
         copy = onnx.ModelProto()
         copy.CopyFrom(graph.model.proto)
-        return Execution(copy, rewrites)
-    return Execution(operate(graph.model, edits), rewrites, names.renamed, names.computed)
+        return Execution(copy, rewrites, False)
+    return Execution(operate(graph.model, edits), rewrites, True, names.renamed, names.computed)
 
 
 def _merged(one: Rewrite, other: Rewrite) -> Rewrite:

@@ -44,6 +44,7 @@ def accepted(
 
 def _harmful(judge: Judge, graph: Graph, options: Options, layers: list[int]) -> list[int]:
     """Layers whose negligible weights must stay, found by halving."""
+
     def fine(group: list[int]) -> bool:
         stay = frozenset(set(layers) - set(group))
         try:

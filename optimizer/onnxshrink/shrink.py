@@ -94,8 +94,14 @@ def optimize(
                     "constants now (--keep-default-inputs keeps them)"
                 )
             proto = onnx.load_model(str(staged.path), load_external_data=False)
+            parameters = benchmark.parameters(model.proto), benchmark.parameters(proto)
+            if parameters[1] > parameters[0]:
+                notes.append(
+                    f"parameters grow by {parameters[1] - parameters[0]:,}: constants that several nodes share were cut "
+                    "for some of them only, or known values are stored that were computed"
+                )
             sizes: dict[str, tuple[int | None, int | None]] = {
-                "parameters": (benchmark.parameters(model.proto), benchmark.parameters(proto)),
+                "parameters": parameters,
                 "macs": made.macs,
                 "file_bytes": (file_bytes(origin), file_bytes(staged.path)),
             }

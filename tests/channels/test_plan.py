@@ -90,9 +90,6 @@ def test_range() -> None:
     assert gone(plan_of(unbounded.output(unbounded.conv(limited(unbounded, x), 8, 4, name="y")))) == {}
 
 
-@pytest.mark.xfail(
-    reason="ops/broadcast.py: Cast passes bounds between floats only, so those of uint8 inputs end there"
-)
 def test_range_that_a_byte_input_gives() -> None:
     net = Net()
     x = net.op("Cast", net.input("x", SHAPE, np.uint8), to=1)
@@ -248,7 +245,6 @@ def test_alignment_of_depthwise_layers_moves_together() -> None:
 # --- what is not needed is not cut
 
 
-@pytest.mark.xfail(reason="channels/plan.py counts outputs that nobody needs as cut, so the plan claims a change")
 def test_outputs_that_nobody_reads_are_no_change() -> None:
     """An LSTM whose last states nobody asks for: there is nothing to cut."""
     net = Net()

@@ -345,9 +345,6 @@ def test_no_input_is_left_without_its_default(keep: bool) -> None:
 # --- other places for constants
 
 
-@pytest.mark.xfail(
-    reason="graph/shapes.py: skeleton() leaves sparse initializers out, so shapes are lost and all is pinned"
-)
 def test_sparse_initializer() -> None:
     """Storage with zeros left out is a constant like any other; what was cut is stored dense."""
     net = chain(lambda net, t: net.op("Relu", t))

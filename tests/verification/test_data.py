@@ -94,7 +94,7 @@ def test_refused(tmp_path: Path, arrays: dict[str, np.ndarray], message: str) ->
 def test_refused_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         data.load(tmp_path / "none.npz", [IMAGE])
-    with pytest.raises(InputError, match="no .npz or .npy"):
+    with pytest.raises(InputError, match=r"no \.npz or \.npy"):
         data.load(tmp_path, [IMAGE])
     (tmp_path / "d.npz").write_bytes(b"nothing")
     with pytest.raises(InputError, match="without pickle"):

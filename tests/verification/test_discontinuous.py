@@ -170,6 +170,19 @@ def test_quantized_tensor_that_was_cut(held_against) -> None:
     assert held_against(original, changed(cut(original, 5), "w2", off_by(0.2))).state == "failed"
 
 
+def test_quantized_tensor_in_another_order(held_against) -> None:
+    """Its values differ place by place, and nothing is wrong; twice, so that the second lies behind the first."""
+    twice = f"""g ({X}) => (float[1,8,24,24] y) <float step = {{0.02}}, uint8 middle = {{0}}> {{
+      a = Conv<pads=[1,1,1,1]>(x, w1, b1) r = Relu(a) q = QuantizeLinear(r, step, middle)
+      e = DequantizeLinear(q, step, middle) c = Conv<pads=[1,1,1,1]>(e, w2, b2) s = Relu(c)
+      p = QuantizeLinear(s, step, middle) d = DequantizeLinear(p, step, middle) y = Conv(d, w3, b3) }}"""
+    original = parse(twice, weights(**SHAPES, w3=(8, 8, 1, 1), b3=(8,)))
+    assert held_against(original, permuted(original, ["w1", "b1"], "w2")).passed
+    both = permuted(permuted(original, ["w1", "b1"], "w2"), ["w2", "b2"], "w3")
+    assert held_against(original, both).passed
+    assert held_against(original, changed(both, "w3", off_by(1e-1))).state == "failed"
+
+
 def test_static_quantized_convolution(held_against) -> None:
     """QLinearConv computes on integers and rounds: its node itself is held against the original's, step by step."""
     text = f"""g ({X}) => (float[1,8,24,24] y) <float step = {{0.02}}, float ws = {{0.01}}, float out = {{0.05}},
@@ -184,8 +197,9 @@ def test_static_quantized_convolution(held_against) -> None:
 
 def test_discontinuity_inside_a_branch(held_against) -> None:
     """An If that holds one is taken as a whole; what feeds it is compared."""
-    text = f"""g (bool c, {X}) => (int64[A,B,C,D] y) {{ {HEAD} y = If(c) <
-      then_branch = t () => (p) {{ p = ArgMax<axis=1>(s) }}, else_branch = e () => (q) {{ q = ArgMin<axis=1>(s) }}> }}"""
+    branches = """then_branch = t () => (p) { p = ArgMax<axis=1>(s) },
+      else_branch = e () => (q) { q = ArgMin<axis=1>(s) }"""
+    text = f"g (bool c, {X}) => (int64[A,B,C,D] y) {{ {HEAD} y = If(c) <{branches}> }}"
     original = parse(text, weights(**SHAPES))
     assert held_against(original, permuted(original, ["w1", "b1"], "w2")).passed
     assert held_against(original, changed(original, "w2", off_by(1e-2))).state != "passed"

@@ -46,6 +46,9 @@ def skeleton(model: Model) -> onnx.ModelProto:
             graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
         else:
             graph.initializer.add().CopyFrom(tensor)
+    for sparse in source.graph.sparse_initializer:
+        values = sparse.values
+        graph.initializer.add(name=values.name, data_type=values.data_type, dims=sparse.dims)
     for node in source.graph.node:
         added = graph.node.add()
         added.CopyFrom(node)

@@ -199,14 +199,14 @@ class Alias(Broadcast):
 
 
 class Cast(Broadcast):
-    """Cast: elementwise; bounds pass between floats, rounding included."""
+    """Cast: elementwise; bounds pass to floats, with room for the rounding of the narrowest."""
 
     def facts(self, node: Node, context: Context) -> list[Fact | None]:
         facts = super().facts(node, context)
         source, fact = context.fact(node.inputs[0]), facts[0]
         if source is None or source.low is None or source.high is None:
             return facts
-        if not (context.graph.is_float(node.inputs[0]) and context.graph.is_float(node.outputs[0])):
+        if not context.graph.is_float(node.outputs[0]):
             return facts
         low, high = source.low - 1e-2 * np.abs(source.low), source.high + 1e-2 * np.abs(source.high)
         base = fact or unknown(source.rank, context.graph.dtypes[node.outputs[0]])

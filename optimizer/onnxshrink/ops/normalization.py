@@ -85,7 +85,11 @@ class BatchNormalization(Rule):
 
 
 class PerChannel(Rule):
-    """InstanceNormalization: statistics over the spatial axes of each channel; an even channel gives its bias."""
+    """InstanceNormalization: statistics over the spatial axes of each channel.
+
+    A channel of zeros gives its bias. Any other constant does too, but only up to its rounding over sqrt(epsilon),
+    which is more than verification lets pass: unknown.
+    """
 
     barrier = False
 
@@ -94,8 +98,8 @@ class PerChannel(Rule):
         scale = context.array(node.inputs[1])
         if bias is None or scale is None or rank is None:
             return [None]
-        uniform, _ = free_slices(node.inputs[0], 1, context)
-        known = (np.broadcast_to(uniform, bias.shape) | (scale == 0)).reshape((1, -1) + (1,) * (rank - 2))
+        uniform, value = free_slices(node.inputs[0], 1, context)
+        known = (np.broadcast_to(uniform & (value == 0), bias.shape) | (scale == 0)).reshape((1, -1) + (1,) * (rank - 2))
         return [collapse(Fact(bias.reshape(known.shape), known))]
 
     def ties(self, node: Node, context: Context) -> list[Tie]:

@@ -86,6 +86,18 @@ def _place(flat: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(int(i) for i in np.unravel_index(int(flat), shape))
 
 
+def permuted(a: np.ndarray, b: np.ndarray, tolerance: float) -> bool:
+    """Whether `b` is `a` with the slices along one axis in another order, within `tolerance` of max|a|."""
+    if a.shape != b.shape or a.dtype != b.dtype or not is_float(a) or not np.isfinite(_wide(a)).all():
+        return False
+    for axis in range(a.ndim):
+        orders = [_wide(x).sum(tuple(i for i in range(a.ndim) if i != axis), np.float64).argsort() for x in (a, b)]
+        moved = [x.take(order, axis) for x, order in zip((a, b), orders, strict=True)]
+        if a.shape[axis] > 1 and difference(moved[0], moved[1]).relative <= tolerance:
+            return True
+    return False
+
+
 def spread(a: np.ndarray) -> float:
     """Max - min over max|y|: 0 where an output is the same everywhere and so proves little."""
     if a.size < 2 or (a.dtype.kind not in "fiub" and not is_float(a)):

@@ -231,7 +231,6 @@ def draw(
         distribution: a key of DISTRIBUTIONS; it rules the floats only.
         seed: of the generator.
         limit: exclusive upper end for integers of which the model says nothing.
-
     """
     rng = np.random.default_rng([seed, *distribution.encode()])
     feeds: Feeds = {}

@@ -210,6 +210,8 @@ class Comparison:
         open_range = any(s.dtype.kind in "iu" and s.limit is None and not s.values for s in self.specs)
         for limit in INTEGER_LIMITS if open_range else INTEGER_LIMITS[:1]:
             for shapes in sizes(self.specs, self.options.input_shapes):
+                if time.monotonic() > self.deadline:
+                    return
                 yield limit, draw(self.specs, shapes, "normal", 0, limit)
 
     def _outputs(self, feeds: Feeds, optimize: bool = False) -> Arrays | None:

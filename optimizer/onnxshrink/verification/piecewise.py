@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 
+from .compare import permuted
 from .judge import Judgement, judge
 from .numbers import LEVELS, Comparison, Trial
 from .pool import Arrays, Side
@@ -47,6 +48,8 @@ class Pieces:
         broken: node label and judgement of a tensor that an index or selection operator reads and that differs.
         differing: inner tensors that differ, for whatever reason.
         joined: discontinuous nodes that the two models do not have in common.
+        compared: how many inner tensors were compared in the end.
+        settled: all tensors that were given in the end agree, so that what differs behind them is wrong.
     """
 
     trials: Sequence[Trial] = ()
@@ -56,6 +59,7 @@ class Pieces:
     differing: dict[str, float] = field(default_factory=dict)
     joined: list[str] = field(default_factory=list)
     compared: int = 0
+    settled: bool = False
 
 
 def compare_pieces(comparison: Comparison, trials: Sequence[Trial], dense: bool) -> Pieces:
@@ -146,6 +150,7 @@ class _Piecewise:
         given = self._agreeing(shared, mine, other)
         for last in range(_ROUNDS):
             wrong = self._round(given, values)
+            self.found.settled = not wrong
             if not wrong or last == _ROUNDS - 1 or time.monotonic() > self.c.deadline:
                 break
             given = [n for n in given if n not in wrong]
@@ -156,7 +161,7 @@ class _Piecewise:
         """Tensors that can be given: of one dtype and shape in both models, or of a size that may flip; and equal
         already when nothing is given, unless noise or flips before them leave that open.
         """
-        given = []
+        given, moved = [], set()
         for name in shared:
             x, y = mine["off"].get(name), other.get(name)
             if x is None or y is None or x.dtype != y.dtype or x.ndim != y.ndim:
@@ -169,21 +174,20 @@ class _Piecewise:
                 before = {level: arrays[name] for level, arrays in mine.items()}
                 judgement = judge(name, self.c.base(name, x), before, {"off": y})
                 if judgement.failed:
-                    self._differs(judgement)
+                    moved.add(name)
+                    if not permuted(x, y, judgement.bound):
+                        self._differs(judgement)
                     continue
             if name in self.jumps or name in self.inner:
                 given.append(name)
         self.found.joined += sorted({label(node) for n, node in self.jumps.items() if n not in given})
-        return [n for n in given if n not in self.jumps or not self._reads_differing(self.jumps[n])]
+        return [n for n in given if n not in self.jumps or not moved.intersection(_reads(self.jumps[n]))]
 
     def _differs(self, judgement: Judgement) -> None:
         self.found.differing.setdefault(judgement.name, judgement.error)
         for node in self.fronts.get(judgement.name, ()):
             if node.op_type in _WHOLE:
                 self.found.broken.append((label(node), judgement))
-
-    def _reads_differing(self, node: onnx.NodeProto) -> bool:
-        return any(name in self.found.differing for name in _reads(node))
 
     def _same_reads(self, node: onnx.NodeProto, mine: Arrays, other: Arrays) -> bool:
         reads = [n for n in _reads(node) if n in mine and n in other]

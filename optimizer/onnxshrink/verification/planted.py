@@ -22,6 +22,13 @@ from ..runtime import session
 from .inputs import Feeds, draw, signature, sizes
 from .shapes import model_facts
 
+MOVED = 1e-5
+"""How far noise in unread channels may move an output, relative to max|y|."""
+
+OFF = 1e-4
+"""How far a known value may be from the claim, relative to the tensor's largest: the original's own rounding, which a
+normalization raises by 1 / sqrt(epsilon), some 300 times. A wrong claim is off by the size of the values."""
+
 
 class Claim(Protocol):
     """Slices of a tensor along an axis."""
@@ -81,9 +88,7 @@ def example(path: Path, input_shapes: Mapping[str, tuple[int, ...]] | None = Non
     return None
 
 
-def plant(
-    path: Path, feed: Mapping[str, np.ndarray], unread: list[Any], known: list[Any], *, bound: float = 1e-5
-) -> Planted:
+def plant(path: Path, feed: Mapping[str, np.ndarray], unread: list[Any], known: list[Any]) -> Planted:
     """Test claims about a model on one input.
 
     Args:
@@ -91,7 +96,6 @@ def plant(
         feed: inputs by name.
         unread: claims that slices are read by nobody.
         known: claims of values, one for all elements of a slice.
-        bound: what counts as equal, relative to the largest value of the tensor.
     """
     proto = onnx.load_model(str(path), load_external_data=False)
     original = session(path, optimize=False)
@@ -99,9 +103,9 @@ def plant(
     clean = original.run(names, dict(feed))
     broken: list[str] = []
     moved = _noise(path, proto, feed, unread, names, clean) if unread else 0.0
-    if moved > bound:
+    if moved > MOVED:
         broken.append(f"unread channels move an output by {moved:.1e} of its largest value")
-    off, wrong = _values(path, proto, feed, known, bound) if known else (0.0, [])
+    off, wrong = _values(path, proto, feed, known) if known else (0.0, [])
     return Planted(sum(len(c.slices) for c in unread), moved, sum(len(c.slices) for c in known), off, (*broken, *wrong))
 
 
@@ -177,7 +181,7 @@ def _ranks(proto: onnx.ModelProto) -> dict[str, tuple[int | None, tuple[int, ...
 
 
 def _values(
-    path: Path, proto: onnx.ModelProto, feed: Mapping[str, np.ndarray], known: list[Any], bound: float
+    path: Path, proto: onnx.ModelProto, feed: Mapping[str, np.ndarray], known: list[Any]
 ) -> tuple[float, list[str]]:
     """Largest relative difference from claimed values, and the tensors where it is too large."""
     probe = onnx.ModelProto()
@@ -197,6 +201,6 @@ def _values(
         scale = float(np.nanmax(np.abs(array))) or 1.0
         difference = float(np.abs(there - np.array(claim.values)[:, None]).max(initial=0.0)) / scale
         off = max(off, difference)
-        if difference > bound:
+        if difference > OFF:
             wrong.append(f"channels of `{claim.tensor}` differ from their known value by {difference:.1e}")
     return off, wrong

@@ -71,11 +71,11 @@ class Verification:
                 f"bound {self.bound:.0e}, noise floor {self.noise_floor:.1e}, "
                 f"smallest tolerance that passes {self.min_tolerance:.1e}"
             )
-        count = sum(d.evidence for d in self.draws)
-        kinds = ", ".join(dict.fromkeys(d.distribution for d in self.draws if d.evidence)) or "none"
-        rests = (
-            f"{count} of {len(self.draws)} draws are evidence ({kinds}), optimizations off and on, {self.seconds:.1f} s"
-        )
+        rests = f"{self.seconds:.1f} s"
+        if self.draws:
+            count = sum(d.evidence for d in self.draws)
+            kinds = ", ".join(dict.fromkeys(d.distribution for d in self.draws if d.evidence)) or "none"
+            rests = f"{count} of {len(self.draws)} draws are evidence ({kinds}), optimizations off and on, {rests}"
         return f"{word}{numbers}\n{'; '.join([rests, *self.notes[:3]])}"
 
 

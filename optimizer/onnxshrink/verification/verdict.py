@@ -72,7 +72,7 @@ class _Case:
             return False
         outputs = self.comparison.original.outputs
         failed = [j for row in pieces.judged for j in row if j.failed and j.name in outputs]
-        if failed:
+        if failed and pieces.settled:
             self.notes.append(_sentence(max(failed, key=lambda j: j.error)))
             return True
         if verified := names & pieces.verified:

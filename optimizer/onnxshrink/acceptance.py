@@ -8,7 +8,6 @@ import onnx
 
 from . import verification
 from .channels.analysis import Options
-from .channels.plan import Plan
 from .draft import Draft, Progress, Shapes, draft
 from .errors import NotEqualError
 from .graph.model import Model
@@ -101,7 +100,7 @@ class Judge:
             verdict, planted = None, None
             if made.plan.changes:
                 if self.verify:  # which begins with the structure
-                    verdict, planted = self._numbers(staged, made.plan)
+                    verdict, planted = self._numbers(staged, made)
                 else:
                     self._structure(staged)
             return staged, verdict, planted
@@ -126,7 +125,7 @@ class Judge:
                 cure="this is a bug of onnxshrink: please report it with the model",
             )
 
-    def _numbers(self, staged: Staged, plan: Plan) -> tuple[verification.Verification, Planted | None]:
+    def _numbers(self, staged: Staged, made: Draft) -> tuple[verification.Verification, Planted | None]:
         self.say("verifying")
         verdict = verification.verify(
             self.origin,
@@ -135,6 +134,7 @@ class Judge:
             input_shapes=self.input_shapes,
             provider=self.provider,
             progress=self.say,
+            apart=made.apart(),
         )
         if verdict.state == "failed":
             what = f"result differs from the original by {verdict.max_rel:.1e} of max|y| at output "
@@ -148,7 +148,7 @@ class Judge:
         feed = example(self.origin, self.input_shapes)
         if feed is not None:
             self.say("testing the plan's claims")
-            planted = plant(self.origin, feed, plan.unread, plan.absorbed)
+            planted = plant(self.origin, feed, made.plan.unread, made.plan.absorbed)
             if not planted.passed:
                 raise NotEqualError(
                     f"a claim of the plan does not hold: {planted.broken[0]}; nothing was written",

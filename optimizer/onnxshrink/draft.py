@@ -31,6 +31,13 @@ class Draft:
     execution: Execution
     macs: tuple[int | None, int | None]
 
+    def apart(self) -> set[str]:
+        """Tensors that hold something else than in the original: slices that may be garbage, sums not yet complete."""
+        solution, graph = self.analysis.solution, self.analysis.context.graph
+        garbage = {t for t in graph.tensors() if t not in graph.constants and solution.garbage(t)}
+        moved = {graph.nodes[i].outputs[0] for i, rewrite in self.execution.rewrites.items() if rewrite.addends}
+        return garbage | moved
+
 
 def draft(graph: Graph, options: Options, input_shapes: Shapes = None) -> Draft:
     """Analyse a graph, plan the cut and carry it out in memory."""

@@ -97,8 +97,8 @@ def optimize(
             parameters = benchmark.parameters(model.proto), benchmark.parameters(proto)
             if parameters[1] > parameters[0]:
                 notes.append(
-                    f"parameters grow by {parameters[1] - parameters[0]:,}: constants that several nodes share were cut "
-                    "for some of them only, or known values are stored that were computed"
+                    f"parameters grow by {parameters[1] - parameters[0]:,}: constants that several nodes share were "
+                    "cut for some of them only, or known values are stored that were computed"
                 )
             sizes: dict[str, tuple[int | None, int | None]] = {
                 "parameters": parameters,

@@ -97,15 +97,12 @@ def test_cuts_of_many_random_models_are_equal(block: int) -> None:
         assert_cut_is_equal(seed, 4 + seed % 12)
 
 
-MOVED = "verification/piecewise.py compares a MatMul whose constant part moved into the bias behind it"
-
-
 @pytest.mark.parametrize(
     ("seed", "steps"),
     [
         pytest.param(9234, 8, id="normalized_claim"),
         pytest.param(20510, 3, id="normalized_output"),
-        pytest.param(20415, 6, marks=pytest.mark.xfail(reason=MOVED), id="moved_behind_matmul"),
+        pytest.param(20415, 6, id="moved_behind_matmul"),
     ],
 )
 def test_a_right_cut_is_not_refused(seed: int, steps: int) -> None:

@@ -63,6 +63,10 @@ class Solution:
     def needed(self, tensor: str) -> bool:
         return tensor in self._needed
 
+    def garbage(self, tensor: str) -> bool:
+        """Whether a tensor keeps slices whose value is not required."""
+        return any((kept & ~live).any() for kept, live in zip(self._kept[tensor], self.live(tensor), strict=True))
+
     # growth
 
     def active(self, node: Node) -> bool:

@@ -99,7 +99,9 @@ class PerChannel(Rule):
         if bias is None or scale is None or rank is None:
             return [None]
         uniform, value = free_slices(node.inputs[0], 1, context)
-        known = (np.broadcast_to(uniform & (value == 0), bias.shape) | (scale == 0)).reshape((1, -1) + (1,) * (rank - 2))
+        known = (np.broadcast_to(uniform & (value == 0), bias.shape) | (scale == 0)).reshape(
+            (1, -1) + (1,) * (rank - 2)
+        )
         return [collapse(Fact(bias.reshape(known.shape), known))]
 
     def ties(self, node: Node, context: Context) -> list[Tie]:

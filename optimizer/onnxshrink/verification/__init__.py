@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from ..errors import InputError, ModelError
@@ -31,6 +31,7 @@ def verify(
     seeds: int = 3,
     tolerance: float | None = None,
     progress: Callable[[str], None] | None = None,
+    apart: Collection[str] = (),
 ) -> Verification:
     """Holds the result `b` against the original `a`: interface, structure, then numbers under ONNX Runtime.
 
@@ -48,6 +49,7 @@ def verify(
         seeds: draws to compare at least, if time allows; two in any case, more if they prove nothing.
         tolerance: relative to max|y|, instead of the bounds above for floats.
         progress: told what is being done.
+        apart: inner tensors that are not the same in both models although their outputs are: not compared.
 
     Returns:
         The verdict and its numbers; "failed" and "unverified" are results, not errors.
@@ -69,7 +71,9 @@ def verify(
     if original.marks.random:
         names = ", ".join(dict.fromkeys(structure.label(n) for n in original.marks.random[:3]))
         return _verdict("unverified", [f"the model draws random numbers ({names}), no two runs agree"], started)
-    options = Options(data, input_shapes or {}, max(seeds, 1), tolerance, progress or (lambda _: None))
+    options = Options(
+        data, input_shapes or {}, max(seeds, 1), tolerance, progress or (lambda _: None), frozenset(apart)
+    )
     try:
         comparison = Comparison(original, result, Pool(original, result, provider), options)
     except InputError as error:

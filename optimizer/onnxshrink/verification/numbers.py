@@ -66,6 +66,7 @@ class Options:
     seeds: int
     tolerance: float | None
     progress: Callable[[str], None]
+    apart: frozenset[str] = frozenset()
 
 
 @dataclass

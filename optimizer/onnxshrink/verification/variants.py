@@ -97,11 +97,6 @@ def with_given(source: Source, given: Mapping[str, np.ndarray], shown: Iterable[
         given: a sample value for each such tensor; its dtype and rank become those of the input.
         shown: tensors that become outputs, the given ones as their nodes compute them.
     """
-    return given_model(source, given, shown).SerializeToString()
-
-
-def given_model(source: Source, given: Mapping[str, np.ndarray], shown: Iterable[str]) -> onnx.ModelProto:
-    """The model of `with_given`, before it is serialized."""
     model = onnx.ModelProto()
     model.CopyFrom(source.model)
     _rename_reads(model.graph, dict.fromkeys(given))
@@ -111,7 +106,7 @@ def given_model(source: Source, given: Mapping[str, np.ndarray], shown: Iterable
         model.graph.input.append(onnx.helper.make_tensor_value_info(name + GIVEN, kind, [None] * value.ndim))
     here = {v.name for v in model.graph.output}
     model.graph.output.extend(onnx.ValueInfoProto(name=n) for n in shown if n not in here)
-    return model
+    return model.SerializeToString()
 
 
 def _rename_reads(graph: onnx.GraphProto, given: dict[str, None], inside: bool = False) -> None:

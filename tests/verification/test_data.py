@@ -9,7 +9,7 @@ import pytest
 
 from onnxshrink.errors import InputError
 from onnxshrink.verification import data
-from onnxshrink.verification.inputs import InputSpec, signature
+from onnxshrink.verification.inputs import InputSpec
 
 from .models import parse, weights
 
@@ -108,7 +108,8 @@ def test_refused_files(tmp_path: Path) -> None:
 
 def test_verification_on_data(tmp_path: Path, held_against) -> None:
     """A defect that only large values show: random inputs pass under the clip, the caller's do not."""
-    text = "g (float[N,16] x) => (float[N,4] y) <float low = {{0.0}}, float high = {{{h}}}> {{ c = Clip(x, low, high) y = MatMul(c, w) }}"
+    text = """g (float[N,16] x) => (float[N,4] y) <float low = {{0.0}}, float high = {{{h}}}> {{
+      c = Clip(x, low, high) y = MatMul(c, w) }}"""
     models = [parse(text.format(h=high), weights(w=(16, 4))) for high in (1e3, 1.1e3)]
     assert held_against(*models).passed
     file = save(tmp_path / "d.npz", x=np.random.default_rng(0).random((6, 16)) * 1e4)
@@ -124,14 +125,3 @@ def test_strings_can_be_given(tmp_path: Path, held_against) -> None:
     model = parse("g (string[N] x) => (string[N] y) { y = Identity(x) }")
     np.savez(tmp_path / "d.npz", x=np.array(["a", "b", "c"]))
     assert held_against(model, model, data=tmp_path / "d.npz").passed
-
-
-def test_signature_names_every_free_size_once() -> None:
-    model = parse(
-        "g (float[N,3,?,?] x, float[N,T] s, float[4] k) => (float[4] y) <float[4] k = {1,2,3,4}> { y = Relu(k) }"
-    )
-    image, state = signature(model)
-    assert image.dims[0] == state.dims[0] == "N"
-    assert image.dims[2] != image.dims[3]
-    assert (image.dynamic, state.dynamic) == (True, True)
-    assert [s.name for s in (image, state)] == ["x", "s"]

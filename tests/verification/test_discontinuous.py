@@ -63,7 +63,8 @@ TAILS = {
 }
 CONSTANTS = """int64[1] zero = {0}, int64[1] one = {1}, int64[1] two = {2}, int64[1] four = {4}, int64[1] five = {5},
   int64[1] three = {3}, int64[1] hundred = {100}, int64[3] grid = {1, 8, 576}, int64 many = {50}, float half = {0.5},
-  float low = {-9.0}, float ten = {10.0}, float step = {0.02}, uint8 middle = {128}, int64 zeros = {0}, int64 at = {2}"""
+  float low = {-9.0}, float ten = {10.0}, float step = {0.02}, uint8 middle = {128}, int64 zeros = {0},
+  int64 at = {2}"""
 
 
 def model(tail: str) -> ModelProto:

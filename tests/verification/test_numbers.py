@@ -258,7 +258,8 @@ def test_answer_that_never_changes_is_weak_evidence(held_against) -> None:
 def test_noise_of_the_original_is_the_floor(held_against) -> None:
     # Rounding of 1e4 + x leaves errors of 1e-3 in x, and more or less of it depending on fusion: a floor, not a defect.
     text = """g (float[1,3,16,16] x) => (float[1,8,16,16] y) <float k = {{{k}}}> {{
-      a = Conv<pads=[1,1,1,1]>(x, w1, b1) r = Relu(a) c = Conv<pads=[1,1,1,1]>(r, w2, b2) p = Add(c, k) y = Sub(p, k) }}"""
+      a = Conv<pads=[1,1,1,1]>(x, w1, b1) r = Relu(a) c = Conv<pads=[1,1,1,1]>(r, w2, b2)
+      p = Add(c, k) y = Sub(p, k) }}"""
     model = parse(text.format(k="10000.0"), weights(**SHAPES))
     verdict = held_against(model, permuted(model, ["w1", "b1"], "w2"))
     assert verdict.state in ("passed", "unverified")

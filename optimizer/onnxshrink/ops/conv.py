@@ -13,7 +13,7 @@ import numpy as np
 
 from ..graph.view import Node
 from .fact import Fact, collapse
-from .interval import ROUNDING
+from .interval import rounding
 from .rule import Carrying, Context, Cut, Demand, Rewrite, Rule, State, free_slices, register
 from .tie import EqualPerGroup, Port, Same, Tie
 
@@ -57,17 +57,31 @@ class Convolution(Rule):
             return np.swapaxes(split, 1, 2)
         return array.reshape(groups, array.shape[0] // groups, *array.shape[1:])
 
-    def pattern(self, node: Node, context: Context) -> tuple[np.ndarray, np.ndarray]:
-        """(any tap non-zero, sum over taps as float64), each [group, out, in], cached."""
+    def _split(self, node: Node, context: Context) -> np.ndarray:
+        """The weight as `grouped` gives it."""
+        weight = self.weight(node, context)
+        assert weight is not None
+        return self.grouped(weight, self.groups(node))
 
-        def compute() -> tuple[np.ndarray, np.ndarray]:
-            weight = self.weight(node, context)
-            assert weight is not None
-            split = self.grouped(weight, self.groups(node))
-            taps = tuple(range(3, split.ndim))
-            return (split != 0).any(axis=taps), split.sum(axis=taps, dtype=np.float64)
+    def pattern(self, node: Node, context: Context) -> np.ndarray:
+        """Whether any tap is non-zero, [group, out, in], cached."""
+
+        def compute() -> np.ndarray:
+            split = self._split(node, context)
+            return np.asarray((split != 0).any(axis=tuple(range(3, split.ndim))))
 
         return context.derived(node.inputs[1], "pattern", compute)
+
+    def _response(self, node: Node, context: Context, plane: np.ndarray) -> np.ndarray:
+        """What constant input planes [C] add to each output [O] away from the border, in float64."""
+        split, groups = self._split(node, context), self.groups(node)
+        response = np.zeros(split.shape[:2])
+        for group, values in enumerate(plane.reshape(groups, -1)):
+            inputs = np.flatnonzero(values)
+            if inputs.size:
+                taps = split[group][:, inputs].reshape(split.shape[1], inputs.size, -1).sum(axis=2, dtype=np.float64)
+                response[group] = taps @ values[inputs]
+        return response.reshape(-1)
 
     def padded(self, node: Node, context: Context) -> bool:
         """Whether a constant input plane becomes an uneven output plane at the border."""
@@ -83,7 +97,7 @@ class Convolution(Rule):
         if not self.readable(node, context):
             return [None]
         groups = self.groups(node)
-        nonzero, total = self.pattern(node, context)
+        nonzero = self.pattern(node, context)
         size = context.size(node.inputs[0], 1) or 0
         uniform, value = free_slices(node.inputs[0], 1, context)
         bias_fact = context.fact(node.input(2))
@@ -95,8 +109,7 @@ class Convolution(Rule):
         silent = uniform & ((value == 0) | (not self.padded(node, context)))
         loud = (~silent).reshape(groups, 1, size // groups)
         known = ~(nonzero & loud).any(axis=2)
-        added = np.einsum("goi,gi->go", total, np.where(silent, value, 0.0).reshape(groups, -1))
-        result = (bias + added.reshape(-1)) if bias_known else bias
+        result = bias + self._response(node, context, np.where(silent, value, 0.0)) if bias_known else bias
         rank = context.rank(node.outputs[0]) or 0
         column = (1, outputs) + (1,) * (rank - 2)
         mask = (known.reshape(-1) & bias_known).reshape(column)
@@ -132,15 +145,13 @@ class Convolution(Rule):
             return None, None
         if self.padded(node, context):
             low, high = np.minimum(low, 0), np.maximum(high, 0)
-        weight = self.weight(node, context)
-        assert weight is not None
-        split = self.grouped(weight, groups)
+        split = self._split(node, context)
         taps = tuple(range(3, split.ndim))
 
         def signs() -> tuple[np.ndarray, np.ndarray]:
             return (
-                np.maximum(split, 0).sum(axis=taps, dtype=np.float64),
-                np.minimum(split, 0).sum(axis=taps, dtype=np.float64),
+                np.maximum(split, 0).sum(axis=taps, dtype=np.float32),
+                np.minimum(split, 0).sum(axis=taps, dtype=np.float32),
             )
 
         positive, negative = context.derived(node.inputs[1], "signs", signs)
@@ -151,7 +162,7 @@ class Convolution(Rule):
             sum_p = np.einsum("goi,gi->go", positive, np.where(finite_p, for_positive, 0.0))
             sum_n = np.einsum("goi,gi->go", negative, np.where(finite_n, for_negative, 0.0))
             endless = ((positive > 0) & ~finite_p[:, None]).any(2) | ((negative < 0) & ~finite_n[:, None]).any(2)
-            slack = ROUNDING * (
+            slack = rounding(split.dtype) * (
                 np.einsum("goi,gi->go", positive, np.abs(np.where(finite_p, for_positive, 0.0)))
                 - np.einsum("goi,gi->go", negative, np.abs(np.where(finite_n, for_negative, 0.0)))
                 + np.abs(bias.reshape(groups, -1))
@@ -180,7 +191,7 @@ class Convolution(Rule):
 
     def _wanted(self, node: Node, context: Context, state: State) -> np.ndarray:
         """Input channels that a live output channel has a non-zero tap for, [C]."""
-        nonzero, _ = self.pattern(node, context)
+        nonzero = self.pattern(node, context)
         live = state.live(node.outputs[0])[1].reshape(nonzero.shape[:2])
         return (nonzero & live[:, :, None]).any(axis=1).reshape(-1)
 
@@ -190,7 +201,7 @@ class Convolution(Rule):
 
     def read(self, node: Node, context: Context) -> np.ndarray:
         """Input channels that any filter has a non-zero tap for, [C]."""
-        return self.pattern(node, context)[0].any(axis=1).reshape(-1)
+        return self.pattern(node, context).any(axis=1).reshape(-1)
 
     def absorbs(self, node: Node, context: Context) -> tuple[np.ndarray, np.ndarray]:
         """Input channels of known value that this node can do without: (zero or by bias [C], by carrier [C])."""
@@ -260,14 +271,12 @@ class Convolution(Rule):
         kept = np.zeros(context.size(node.inputs[0], 1) or 0, bool)
         kept[into] = True
         uniform, value = free_slices(node.inputs[0], 1, context)
-        _, total = self.pattern(node, context)
         gone = uniform & (value != 0) & ~kept & self.read(node, context)
         if not gone.any():
             return
         rows = slice(None) if out is None else out
         if not self.padded(node, context):
-            groups = self.groups(node)
-            added = np.einsum("goi,gi->go", total, np.where(gone, value, 0.0).reshape(groups, -1)).reshape(-1)
+            added = self._response(node, context, np.where(gone, value, 0.0))
             weight = context.array(node.inputs[1])
             assert weight is not None
             dtype = weight.dtype

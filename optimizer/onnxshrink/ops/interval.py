@@ -61,7 +61,12 @@ def fixed(least: float, most: float) -> Limits:
 
 
 ROUNDING = 1e-6
-"""Relative slack for the rounding of one float32 operation."""
+"""Relative slack for the rounding of one operation. Rounding is monotone, so a single one never changes a sign."""
+
+
+def rounding(dtype: np.dtype) -> float:
+    """Slack for a sum of many terms, relative to the sum of their sizes."""
+    return 2e-2 if dtype.itemsize == 2 else ROUNDING
 
 
 def widen(low: np.ndarray, high: np.ndarray) -> Bounds:

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..graph.view import Node
 from .fact import Fact, collapse
-from .interval import ROUNDING
+from .interval import rounding
 from .movement import axis_of, parallel
 from .rule import Context, Demand, Rule, State, everything, free_slices, register
 from .tie import Same, Tie
@@ -59,7 +59,7 @@ class BatchNormalization(Rule):
             above = np.broadcast_to(above.max(axis=others), factor.shape)
             with np.errstate(all="ignore"):
                 ends = [np.where(factor == 0, 0.0, factor * b) + offset for b in (below, above)]
-                slack = ROUNDING * (np.maximum(*(np.abs(e) for e in ends)) + np.abs(offset))
+                slack = rounding(exact.dtype) * (np.maximum(*(np.abs(e) for e in ends)) + np.abs(offset))
                 slack = np.where(np.isfinite(slack), slack, 0.0)
             low = (np.minimum(*ends) - slack).reshape(column)
             high = (np.maximum(*ends) + slack).reshape(column)

@@ -16,6 +16,9 @@ from .grid import target_shape
 from .rule import Context, Cut, Demand, Rewrite, Rule, State, register, unknown_elements
 from .tie import Same, Tie
 
+WORTH = 1024
+"""Elements from which a constant that is only measured is worth cutting."""
+
 
 class ShapeOf(Rule):
     """Shape: known where dimensions are; reads no value of its input."""
@@ -42,7 +45,8 @@ class ShapeOf(Rule):
 
     def ties(self, node: Node, context: Context) -> list[Tie]:
         x = node.inputs[0]
-        if x in context.graph.constant_only:  # nothing is won by cutting a constant that is only measured
+        shape = context.shape(x) or ()
+        if x in context.graph.constant_only and (count(shape) or 0) < WORTH:
             return []
         return [Same((x, a), (x, a)) for a in range(context.rank(x) or 0) if context.size(x, a) is not None]
 

@@ -285,6 +285,13 @@ def test_string_inputs_need_data(held_against) -> None:
     assert "--data" in verdict.notes[0]
 
 
+def test_types_without_arrays_are_not_verified(held_against) -> None:
+    model = parse("g (bfloat16[4] x) => (bfloat16[4] y) { y = Identity(x) }")
+    verdict = held_against(model, model)
+    assert verdict.state == "unverified"
+    assert "input `x` is bfloat16" in verdict.notes[0]
+
+
 def test_external_data_stays_where_it_is(tmp_path: Path) -> None:
     """A discontinuous operator, so that variants are made of a model whose weights are in another file."""
     text = "g (float[1,3,16,16] x) => (int64[1,1,16,16] y) { a = Conv<pads=[1,1,1,1]>(x, w) y = ArgMax<axis=1>(a) }"

@@ -69,7 +69,7 @@ def propagate(graph: Graph, *, integers_only: bool = False, bounds: bool = True)
     facts: dict[str, Fact] = {}
     context = Context(graph, facts)
     for name, array in graph.constants.items():
-        if not integers_only or array.dtype.kind in "iub":
+        if array.size and (not integers_only or array.dtype.kind in "iub"):
             facts[name] = constant(array)
     for name in graph.inputs:
         dtype, rank = graph.dtypes.get(name), graph.rank(name)

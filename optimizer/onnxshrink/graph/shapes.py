@@ -86,7 +86,7 @@ def infer(graph: Graph, known: dict[str, np.ndarray], dims: dict[str, Shape]) ->
 
 def _dim(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
     if dim.HasField("dim_value"):
-        return int(dim.dim_value) if dim.dim_value >= 0 else None
+        return int(dim.dim_value) if dim.dim_value > 0 else None  # of nothing, nothing can be cut
     return dim.dim_param or None
 
 

@@ -79,8 +79,8 @@ class Graph:
     """A model's main graph with shapes.
 
     Attributes:
-        shapes: dimensions of each tensor: int when known, a name when symbolic, None when unknown; absent when
-            not even the rank is known.
+        shapes: dimensions of each tensor: int when known, a name when symbolic, None when unknown or zero; absent
+            when not even the rank is known.
         dtypes: numpy type of each tensor, absent when unknown.
         constants: values of each constant edge's tensor.
         source: the name in the file of each constant edge's tensor.
@@ -189,7 +189,7 @@ def build(model: Model, *, keep_default_inputs: bool = False) -> Graph:
         name_of_edge = edge(name, node, index)
         view.constants[name_of_edge] = array
         view.source[name_of_edge] = name
-        view.shapes[name_of_edge] = tuple(int(d) for d in array.shape)
+        view.shapes[name_of_edge] = tuple(int(d) or None for d in array.shape)
         view.dtypes[name_of_edge] = array.dtype
         return name_of_edge
 

@@ -99,7 +99,7 @@ class Slice(Select):
                 if size is None:
                     continue
                 index[axis % rank] = np.arange(size)[slice(start, None if step < 0 and end < -size else end, step)]
-            return index
+            return index if all(where.size for where in index.values()) else None
 
         return context.cached((node.index, "index"), compute)
 
@@ -190,7 +190,7 @@ class Gather(Select):
     def index(self, node: Node, context: Context) -> dict[int, np.ndarray] | None:
         axis, indices = axis_of(node, context), context.array(node.inputs[1])
         size = context.size(node.inputs[0], axis) if axis is not None else None
-        if axis is None or indices is None or size is None or indices.ndim > 1:
+        if axis is None or indices is None or size is None or indices.ndim > 1 or not indices.size:
             return None
         return {axis: np.where(indices < 0, indices + size, indices).reshape(-1)}
 

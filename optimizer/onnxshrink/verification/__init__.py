@@ -71,8 +71,10 @@ def verify(
     if original.marks.random:
         names = ", ".join(dict.fromkeys(structure.label(n) for n in original.marks.random[:3]))
         return _verdict("unverified", [f"the model draws random numbers ({names}), no two runs agree"], started)
+    if why := interface.unexchangeable(original.model):
+        return _verdict("unverified", [why], started)
     options = Options(
-        data, input_shapes or {}, max(seeds, 1), tolerance, progress or (lambda _: None), frozenset(apart)
+        data, input_shapes or {}, max(seeds, 2), tolerance, progress or (lambda _: None), frozenset(apart)
     )
     try:
         comparison = Comparison(original, result, Pool(original, result, provider), options)

@@ -22,6 +22,20 @@ def differences(original: onnx.ModelProto, result: onnx.ModelProto) -> list[str]
     ]
 
 
+def unexchangeable(model: onnx.ModelProto) -> str | None:
+    """Why no values can be passed to or from this model; None if they can.
+
+    The Python interface of ONNX Runtime has no arrays of bfloat16, float8 or types below 8 bits.
+    """
+    for kind, values in (("input", _fed(model)), ("output", model.graph.output)):
+        for value in values:
+            element = value.type.tensor_type.elem_type if value.type.HasField("tensor_type") else 0
+            name = onnx.TensorProto.DataType.Name(element)
+            if any(part in name for part in ("BFLOAT16", "FLOAT8", "FLOAT4", "INT4", "INT2")):
+                return f"{kind} `{value.name}` is {name.lower()}, of which ONNX Runtime passes no arrays to Python"
+    return None
+
+
 def _fed(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     defaults = {t.name for t in model.graph.initializer} | {t.values.name for t in model.graph.sparse_initializer}
     return [v for v in model.graph.input if v.name not in defaults]

@@ -40,6 +40,8 @@ from .variants import Source
 #: Seconds of running that a verification aims at; the search for evidence may take as much again, three times over.
 BUDGET = 6.0
 _JITTERED_TRIALS = 2
+#: An output tells something if 1 % of its inputs moves it by this much of max|y|, or by this many bounds.
+_RESPONSE, _RESPONSE_BOUNDS = 3e-4, 30
 LEVELS = {"off": False, "on": True}
 
 
@@ -287,15 +289,21 @@ class Comparison:
     # Evidence.
 
     def proven(self, name: str) -> bool:
-        """Whether on some draw a defect would have shown in this output: low noise, and it answers to its inputs."""
-        computed = self.original.marks.level(self.output_of(name)) >= Level.ROUNDED
-        for trial in self.trials:
-            judgement = next((j for j in trial.judged if j.name == name), None)
-            if judgement is None or not judgement.evidence or not trial.got:
-                continue
-            if not computed or not judgement.base or self._response(trial).get(name, 0.0) > judgement.bound:
-                return True
-        return False
+        """Whether on some draw a defect would have shown in this output."""
+        return any(t.got and self.tells(t, j) for t in self.trials for j in t.judged if j.name == name)
+
+    def tells(self, trial: Trial, judgement: Judgement) -> bool:
+        """Whether a defect would show in this output on this draw: low noise, and it answers to its inputs.
+
+        Outputs of real models move by a thousandth or more when the inputs move by a hundredth. A saturated Softmax
+        moves by less than a ten-thousandth, and hides a Conv that is off by as much.
+        """
+        if not judgement.evidence or not judgement.base:
+            return judgement.evidence
+        if self.original.marks.level(self.output_of(judgement.name)) < Level.ROUNDED:
+            return True
+        least = max(judgement.bound, min(_RESPONSE_BOUNDS * judgement.bound, _RESPONSE))
+        return self._response(trial).get(judgement.name, 0.0) > least
 
     def responds(self, name: str, least: float) -> bool:
         """Whether 1 % of the inputs moves an output by more than `least` of max|y| on some draw."""
@@ -313,7 +321,10 @@ class Comparison:
 
     def _response(self, trial: Trial) -> dict[str, float]:
         if trial.response is None:
-            trial.response = response(self.pool, trial.case.feeds, trial.expected["off"])
+            try:
+                trial.response = response(self.pool, trial.case.feeds, trial.expected["off"])
+            except BrokenError:
+                trial.response = {}
         return trial.response
 
     def _constant_in_result(self, output: str) -> bool:

@@ -15,8 +15,9 @@ class Draw:
 
     `floor` is the original's own noise: graph optimizations on against off. `error` is the result against the
     original with optimizations "off" and "on"; empty where the result was not run because the draw is no evidence.
-    `evidence` tells whether it counts: for at least one output the floor is low enough to see a defect. `spread` is
-    (max - min) / max|y| of the output that varies least; 0 means that an output was the same everywhere.
+    `evidence` tells whether it counts: for at least one output the floor is low enough to see a defect, and the output
+    answers to its inputs. `spread` is (max - min) / max|y| of the output that varies least; 0 means that an output was
+    the same everywhere.
     """
 
     seed: int

@@ -107,7 +107,7 @@ class _Case:
     def _why(self, name: str) -> str:
         rows = [j for t in self.comparison.trials for j in t.judged if j.name == name]
         if any(j.evidence for j in rows):
-            return "it does not answer when the inputs change by 1 %"
+            return "it hardly answers when the inputs change by 1 %"
         if any(j.telling for j in rows):
             return f"its own noise is {min(j.floor for j in rows if j.telling):.0e} of max|y| at best"
         return "it is nearly the same everywhere"
@@ -148,7 +148,7 @@ class _Case:
         # Outputs are what is told; inner tensors only where no output could be compared as a whole.
         counted = [j for j in compared if self.comparison.output_of(j.name) in outputs] + self.flipped or compared
         worst = max(counted, key=lambda j: j.error, default=None)
-        draws = [_draw(t, rows[id(t)]) for t in trials]
+        draws = [_draw(t, rows[id(t)], self._tells(t, rows[id(t)])) for t in trials]
         return Verification(
             state,
             max_abs=max((j.worst.absolute for j in counted), default=0.0),
@@ -161,6 +161,15 @@ class _Case:
             draws=draws,
             notes=list(dict.fromkeys(self.notes)),
             seconds=seconds,
+        )
+
+    def _tells(self, trial: Trial, rows: list[Judgement]) -> bool:
+        """Whether a draw counts as evidence; to save runs of a slow model, an output is not unasked for its response."""
+        unasked = self.comparison.slow and trial.response is None
+        own = {id(j) for j in trial.judged}
+        return any(
+            j.evidence and bool(j.errors) and (unasked or id(j) not in own or self.comparison.tells(trial, j))
+            for j in rows
         )
 
 
@@ -181,7 +190,7 @@ def _sentence(j: Judgement) -> str:
     return f"`{j.name}` differs by {j.error:.1e} of max|y| at {list(j.worst.index)}, {j.bound:.0e} would be rounding"
 
 
-def _draw(trial: Trial, rows: list[Judgement]) -> Draw:
+def _draw(trial: Trial, rows: list[Judgement], evidence: bool) -> Draw:
     levels = dict.fromkeys(level for j in rows for level in j.errors)
     return Draw(
         trial.case.seed,
@@ -189,6 +198,6 @@ def _draw(trial: Trial, rows: list[Judgement]) -> Draw:
         trial.case.shapes,
         floor=max((j.floor for j in rows), default=0.0),
         error={level: max(j.errors[level].relative for j in rows if level in j.errors) for level in levels},
-        evidence=any(j.evidence and j.errors for j in rows),
+        evidence=evidence,
         spread=min((j.spread for j in rows), default=0.0),
     )

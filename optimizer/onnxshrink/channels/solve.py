@@ -21,8 +21,7 @@ PIN, TIE, READ, CHOICE, OUTPUT = range(5)
 class Solution:
     """The two sets for a graph, with the cause of each kept slice.
 
-    `cause[port]` [n, 3] says why a slice is kept: what happened (PIN, TIE, READ, CHOICE, OUTPUT), the node's index,
-    and the slice of the port at the other end of the tie. `origin[port][i]` is that port.
+    `cause[port]` [n, 2] says why each slice is kept: what happened (PIN, TIE, READ, CHOICE, OUTPUT), and the node.
     """
 
     def __init__(self, context: Context):
@@ -32,7 +31,6 @@ class Solution:
         self._kept: dict[str, Demand] = {}
         self._needed: set[str] = set()
         self.cause: dict[Port, np.ndarray] = {}
-        self.origin: dict[Port, dict[int, Port]] = {}
         self.ties: list[list[Tie]] = [context.rule(n).ties(n, context) for n in graph.nodes]
         self._mentioned: list[set[Port]] = [{p for t in ties for p in t.ports} for ties in self.ties]
         self._queue: deque[Node] = deque()
@@ -77,26 +75,13 @@ class Solution:
         self._keep(port, mask, CHOICE, -1)
         self._run()
 
-    def _keep(
-        self,
-        port: Port,
-        mask: np.ndarray,
-        why: int,
-        node: int,
-        origin: Port | None = None,
-        index: np.ndarray | None = None,
-    ) -> None:
+    def _keep(self, port: Port, mask: np.ndarray, why: int, node: int) -> None:
         current = self._kept[port[0]][port[1]]
         new = mask & ~current
         if not new.any():
             return
-        cause = self.cause.setdefault(port, np.full((current.size, 3), -1, np.int32))
-        cause[new, 0], cause[new, 1] = why, node
-        cause[new, 2] = -1 if index is None else index[new]
-        if origin is not None:
-            sources = self.origin.setdefault(port, {})
-            for i in np.flatnonzero(new):
-                sources[int(i)] = origin
+        cause = self.cause.setdefault(port, np.full((current.size, 2), -1, np.int32))
+        cause[new] = why, node
         current |= new
         self._touch(port[0])
 
@@ -152,8 +137,7 @@ class Solution:
             self._demand(tensor, None, READ, node.index)
         for tie in self.ties[node.index]:
             for port, mask in tie.close(self.kept):
-                origin, where = self._source(tie, port)
-                self._keep(port, mask, TIE, node.index, origin, where)
+                self._keep(port, mask, TIE, node.index)
         present = [node.inputs[i] for i in operands] + [o for o in node.outputs if o in self._needed]
         for tensor in present:
             for axis, mask in enumerate(self._kept[tensor]):
@@ -161,18 +145,6 @@ class Solution:
                     self._keep((tensor, axis), np.ones_like(mask), PIN, node.index)
         for index, demand in rule.reads(node, self.context, self).items():
             self._demand(node.inputs[index], demand, READ, node.index)
-
-    @staticmethod
-    def _source(tie: Tie, port: Port) -> tuple[Port | None, np.ndarray | None]:
-        """The port and the slices at the other end of a tie, for reports; only one-to-one ties say it."""
-        ports = tie.ports
-        if len(ports) != 2 or isinstance(tie, EqualPerGroup) or ports[0] == ports[1]:
-            return None, None
-        other = ports[0] if port == ports[1] else ports[1]
-        index = getattr(tie, "index", None)
-        if index is None:
-            return other, None
-        return other, (index if port == ports[1] else None)
 
     # choices
 

@@ -116,24 +116,23 @@ def collapse(fact: Fact | None) -> Fact | None:
     return fact.map(shrink)
 
 
-def slices(fact: Fact | None, axis: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def slices(fact: Fact | None, axis: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     """What is known slice by slice along one axis.
 
     Returns:
-        known [size]: all elements of the slice are known;
-        uniform [size]: known, and all elements of the slice have one value;
+        uniform [size]: all elements of the slice are known and have one value;
         value [size] float64: that value where uniform, else 0.
     """
     if fact is None or fact.rank == 0:
         no = np.zeros(size, bool)
-        return no, no.copy(), np.zeros(size)
+        return no, np.zeros(size)
     others = tuple(a for a in range(fact.rank) if a != axis)
     known = np.broadcast_to(fact.known.all(axis=others), (size,)).copy()
     values = fact.value
     if values.dtype.kind not in "fiub" and not values.dtype.name.startswith("bfloat"):
-        return known, np.zeros(size, bool), np.zeros(size)
+        return np.zeros(size, bool), np.zeros(size)
     first = values[tuple(slice(None) if a == axis else slice(0, 1) for a in range(fact.rank))]
     uniform = known & np.broadcast_to((values == first).all(axis=others), (size,))
     value = np.broadcast_to(first.reshape(-1).astype(np.float64), (size,))
     uniform &= np.isfinite(value)
-    return known, uniform, np.where(uniform, value, 0.0)
+    return uniform, np.where(uniform, value, 0.0)

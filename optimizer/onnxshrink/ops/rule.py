@@ -221,8 +221,4 @@ def free_slices(tensor: str, axis: int, context: Context) -> tuple[np.ndarray, n
     """Slices along an axis that hold one known value everywhere, as (mask [n], value [n] float64), cached."""
     size = context.size(tensor, axis) or 1
 
-    def compute() -> tuple[np.ndarray, np.ndarray]:
-        _, uniform, value = slices(context.fact(tensor), axis, size)
-        return uniform, value
-
-    return context.cached((tensor, axis, "uniform"), compute)
+    return context.cached((tensor, axis, "uniform"), lambda: slices(context.fact(tensor), axis, size))

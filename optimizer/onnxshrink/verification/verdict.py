@@ -164,7 +164,7 @@ class _Case:
         )
 
     def _tells(self, trial: Trial, rows: list[Judgement]) -> bool:
-        """Whether a draw counts as evidence; to save runs of a slow model, an output is not unasked for its response."""
+        """Whether a draw counts as evidence; a slow model is not run again to ask for its response."""
         unasked = self.comparison.slow and trial.response is None
         own = {id(j) for j in trial.judged}
         return any(

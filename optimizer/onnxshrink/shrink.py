@@ -88,6 +88,8 @@ def optimize(
         watch.lap("verify")
         with staged:
             plan = made.plan
+            if align == "auto" and plan.changes:
+                notes.append(f"--align auto measured and took {options.align}")
             if graph.default_inputs and model.proto.ir_version >= 4 and plan.changes:
                 notes.append(
                     f"{len(graph.default_inputs)} initializers were listed as inputs (overridable defaults); they are "

@@ -20,6 +20,16 @@ PROVIDERS = {
     "tensorrt": "TensorrtExecutionProvider",
 }
 
+DISTRIBUTIONS = {
+    "onnxruntime",
+    "onnxruntime-directml",
+    "onnxruntime-gpu",
+    "onnxruntime-openvino",
+    "onnxruntime-rocm",
+    "onnxruntime-training",
+}
+"""Distributions that bring the one import package `onnxruntime`."""
+
 
 @functools.cache  # reading the metadata of all installed distributions takes 60 ms
 def onnxruntime() -> Any:
@@ -28,24 +38,25 @@ def onnxruntime() -> Any:
     Raises:
         RuntimeMissingError: none is installed, or two distributions of it are.
     """
-    found = sorted({d.metadata["Name"].lower() for d in importlib.metadata.distributions() if d.metadata["Name"]})
-    found = [name for name in found if name in ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino")]
-    if not found:
-        raise RuntimeMissingError(
-            "ONNX Runtime is not installed",
-            cure="pip install 'onnxshrink[cpu]', or on a machine with CUDA: pip install 'onnxshrink[gpu]'",
-        )
+    names = {(d.metadata["Name"] or "").lower().replace("_", "-") for d in importlib.metadata.distributions()}
+    found = sorted(names & DISTRIBUTIONS)
     if len(found) > 1:
         raise RuntimeMissingError(
             f"{' and '.join(found)} are both installed and overwrite each other",
             cure=f"pip uninstall -y {' '.join(found)}, then pip install one of 'onnxshrink[cpu]', 'onnxshrink[gpu]'",
         )
-    import onnxruntime as ort
-
-    if not hasattr(ort, "InferenceSession"):
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
         raise RuntimeMissingError(
-            f"the installed {found[0]} is broken",
-            cure=f"pip uninstall -y {found[0]}, then pip install --force-reinstall {found[0]}",
+            "ONNX Runtime is not installed",
+            cure="pip install 'onnxshrink[cpu]', or on a machine with CUDA: pip install 'onnxshrink[gpu]'",
+        ) from error
+    if not hasattr(ort, "InferenceSession"):
+        name = found[0] if found else "onnxruntime"
+        raise RuntimeMissingError(
+            f"the installed {name} is broken",
+            cure=f"pip uninstall -y {name}, then pip install --force-reinstall {name}",
         )
     return ort
 

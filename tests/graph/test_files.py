@@ -416,3 +416,16 @@ def test_declared_shapes_follow_the_cut() -> None:
     declared = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in after.graph.value_info}
     assert len(declared) == len(before.graph.value_info)
     assert {shape[1] for shape in declared.values()} == {4}
+
+
+def test_declared_shape_of_an_output_that_nobody_reads_is_not_kept() -> None:
+    """The mask of a Dropout is not needed, so nothing was counted of it: no shape is better than a wrong one."""
+    net = Net()
+    t = net.conv(net.input("x", (1, 3, 8, 8)), 3, 8, zero=(1, 4))
+    t = net.op("Dropout", t, count=2, name="drop")
+    model = net.output(net.conv(t[0] if isinstance(t, tuple | list) else t, 8, 4, name="y")).model()
+    mask = next(n for n in model.graph.node if n.op_type == "Dropout").output[1]
+    model.graph.value_info.append(onnx.helper.make_tensor_value_info(mask, onnx.TensorProto.BOOL, [1, 8, 8, 8]))
+    result = onnxshrink.optimize(model, align=1).model
+    assert mask not in {v.name for v in result.graph.value_info}
+    assert onnxshrink.optimize(model, align=1).changed

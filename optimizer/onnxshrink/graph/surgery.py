@@ -44,14 +44,14 @@ class Edits:
         nodes: by position in the file.
         added: (position before which it goes, operator, inputs, outputs, attributes).
         constants: new constants and new values of old ones, by name.
-        dims: new shapes, by tensor name.
+        dims: new shapes, by tensor name; None where the declared shape is to be dropped.
         inputs: names of graph inputs that leave the list (defaults that became constants).
     """
 
     nodes: dict[int, NodeEdit] = field(default_factory=dict)
     added: list[tuple[int, str, list[str], list[str], dict[str, Any]]] = field(default_factory=list)
     constants: dict[str, np.ndarray] = field(default_factory=dict)
-    dims: dict[str, Shape] = field(default_factory=dict)
+    dims: dict[str, Shape | None] = field(default_factory=dict)
     inputs: set[str] = field(default_factory=set)
 
     def __bool__(self) -> bool:
@@ -250,7 +250,7 @@ def _interface(
     result.graph.output.extend(source.graph.output)
     produced = {o for n in result.graph.node for o in n.output} | kept
     for value in source.graph.value_info:
-        if value.name not in produced:
+        if value.name not in produced or (value.name in edits.dims and edits.dims[value.name] is None):
             continue
         added = result.graph.value_info.add()
         added.CopyFrom(value)

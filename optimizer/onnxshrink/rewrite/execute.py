@@ -65,9 +65,8 @@ def execute(solution: Solution, replaced: dict[str, str], changed: set[str]) -> 
     for tensor in graph.tensors():
         producer = graph.producer.get(tensor)
         if producer is not None and cut.active(producer) and cut.touched(tensor):
-            shape = cut.shape(tensor)
-            if shape is not None:
-                edits.dims[tensor] = shape
+            # an output that nobody reads follows the others, but its slices were never counted
+            edits.dims[tensor] = cut.shape(tensor) if cut.needed(tensor) else None
     if not edits:
         copy = onnx.ModelProto()
         copy.CopyFrom(graph.model.proto)

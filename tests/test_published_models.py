@@ -6,15 +6,15 @@ forward, liveness backward, on the file's own weights).
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import shared_folder
 from tools.published_models import measure
 
-FOLDER = Path(os.environ.get("ONNXSHRINK_SHARED", "/nonexistent")) / "onnx"
-MODELS = sorted(FOLDER.glob("*.onnx"))
+FOLDER = shared_folder()
+MODELS = sorted((FOLDER / "onnx").glob("*.onnx")) if FOLDER else []
 
 FLOORS = {
     "pfld_112": 2573,
@@ -30,7 +30,6 @@ COUNT = 38
 pytestmark = [
     pytest.mark.shared,
     pytest.mark.slow,
-    pytest.mark.skipif(not MODELS, reason="ONNXSHRINK_SHARED/onnx holds no models"),
 ]
 
 

@@ -19,6 +19,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # tools, from wherever this is started
+
+from tools.table import table
+
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 
 
@@ -133,16 +137,6 @@ def number(value: float | str) -> str:
     return value if isinstance(value, str) else "0" if value == 0 else f"{value:.1e}"
 
 
-def table(rows: Sequence[Row], *, markdown: bool) -> str:
-    """All rows, aligned for a terminal or as Markdown."""
-    lines = [list(HEADER), *(cells(row) for row in rows)]
-    if markdown:
-        lines.insert(1, ["---"] * len(HEADER))
-        return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADER))]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
-
-
 def main() -> None:
     """Measure, print, and answer 1 if any model failed."""
     parser = argparse.ArgumentParser(description="Optimize every model of a folder and print a table.")
@@ -160,7 +154,7 @@ def main() -> None:
         rows.append(measure(model, align=arguments.align))
         state = rows[-1].state or rows[-1].error
         print(f"{len(rows)}/{len(models)} {model.stem}: {state}", file=sys.stderr, flush=True)
-    print(table(rows, markdown=arguments.markdown))
+    print(table([HEADER, *map(cells, rows)], markdown=arguments.markdown))
     for row in rows:
         for note in row.notes if row.state == "unverified" else ():
             print(f"\n{row.name}: {note}")

@@ -18,7 +18,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,10 +26,11 @@ import numpy as np
 import onnx
 from onnx import ModelProto, numpy_helper
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # tests/zoo, from wherever this is started
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # tests/zoo and tools, from wherever this is started
 
 import onnxshrink
 from tests.zoo import calibrate, networks
+from tools.table import table
 
 ARCHITECTURES = ("resnet50", "mobilenet_v2")
 ALIGNMENTS = (1, 4)
@@ -107,15 +107,6 @@ def ratio(a: Path, b: Path, seconds: float) -> str:
     found = measured.ratio
     times = f"{measured.a.median_ms:.1f} → {measured.b.median_ms:.1f} ms"
     return f"{found.ratio:.3f} ({found.low:.3f}..{found.high:.3f}), {times}"
-
-
-def table(rows: Sequence[Sequence[str]], *, markdown: bool) -> str:
-    """Rows, the first of which is the header."""
-    if markdown:
-        lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
-        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
 def main() -> None:

@@ -189,8 +189,7 @@ class Alias(Broadcast):
         return [context.fact(node.inputs[0])] + [None] * (len(node.outputs) - 1)
 
     def ties(self, node: Node, context: Context) -> list[Tie]:
-        masks = [o for o in node.outputs[1:] if o in context.graph.consumers or o in context.graph.outputs]
-        return [] if masks else super().ties(node, context)
+        return super().ties(node, context) if len(context.read_outputs(node)) == 1 else []
 
     @staticmethod
     def _training(node: Node, context: Context) -> bool:

@@ -69,10 +69,10 @@ class Spatial(Rule):
 
 
 class MaxPool(Spatial):
-    """MaxPool; its optional indices count positions in the whole tensor, so with them everything is pinned."""
+    """MaxPool; its optional indices count positions in the whole tensor, so if they are read everything is pinned."""
 
     def ties(self, node: Node, context: Context) -> list[Tie]:
-        return super().ties(node, context) if len([o for o in node.outputs if o]) == 1 else []
+        return super().ties(node, context) if len(context.read_outputs(node)) == 1 else []
 
 
 class AveragePool(Spatial):

@@ -66,10 +66,14 @@ class Context:
         array = self.array(tensor)
         return None if array is None or array.dtype.kind not in "iu" else [int(v) for v in array.reshape(-1)]
 
+    def read_outputs(self, node: Node) -> list[str]:
+        """The node's first output, and the others that somebody reads."""
+        read = [o for o in node.outputs[1:] if o in self.graph.consumers or o in self.graph.outputs]
+        return [node.outputs[0], *read]
+
     def rule(self, node: Node) -> Rule:
         """The node's rule; the barrier where the rank of one of its tensors is unknown."""
-        seen = [o for o in node.outputs[1:] if o in self.graph.consumers or o in self.graph.outputs]
-        names = (*node.inputs, *node.outputs[:1], *seen)
+        names = (*node.inputs, *node.outputs[:1], *self.read_outputs(node)[1:])
         if node.select is not None:
             return _RULES[SELECTION]
         return rule_for(node) if all(n in self.graph.shapes for n in names if n) else _BARRIER

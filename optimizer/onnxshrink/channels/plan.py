@@ -9,14 +9,12 @@ from typing import Any
 import numpy as np
 
 from ..graph.view import Node, Shape, count
-from ..ops.conv import Convolution
-from ..ops.matmul import Multiplication
-from ..ops.rule import Rewrite, free_slices, rule_for
+from ..ops.contraction import Contraction
+from ..ops.rule import Channels, Rewrite, free_slices
 from ..ops.tie import Port, Same
 from .analysis import Analysis
 from .negligible import proven
-from .reasons import Stay, channel_axis, find_stays
-from .solve import CONTRACTIONS
+from .reasons import Stay, find_stays
 
 Macs = Mapping[str, int | None]
 KINDS = ("zero", "known", "unread", "range", "negligible")
@@ -145,15 +143,13 @@ def make_plan(
             plan.kept[tensor] = axes
     kinds = _kinds(analysis)
     for node in graph.nodes:
-        if node.op in CONTRACTIONS and node.inputs[1] in graph.constants:
-            layer = _layer(node, analysis, kinds, rewrites, cut_shape, macs)
-            if layer is not None:
-                plan.layers.append(layer)
+        channels = context.channels(node)
+        if channels is not None:
+            plan.layers.append(_layer(node, channels, analysis, kinds, rewrites, cut_shape, macs))
         if solution.active(node):
             plan.absorbed += _absorbed(node, analysis)
-            channels = channel_axis(node, analysis) if node.op in CONTRACTIONS else None
-            if channels is not None and (node.outputs[0], channels) in kinds:
-                port = (node.outputs[0], channels)
+            if channels is not None:
+                port = (node.outputs[0], channels.axis)
                 where = np.flatnonzero(~solution.kept(port) & (kinds[port] == KINDS.index("unread")))
                 if where.size:
                     plan.unread.append(Unread(*port, tuple(int(i) for i in where)))
@@ -178,22 +174,20 @@ def _used(tensor: str, analysis: Analysis) -> bool:
 
 def _layer(
     node: Node,
+    channels: Channels,
     analysis: Analysis,
     kinds: dict[Port, np.ndarray],
     rewrites: dict[int, Rewrite],
     cut_shape: Callable[[str], Shape | None],
     macs: tuple[Macs, Macs],
-) -> Layer | None:
+) -> Layer:
     solution, context = analysis.solution, analysis.context
-    axis = channel_axis(node, analysis)
-    if axis is None or context.size(node.outputs[0], axis) is None:
-        return None
-    port = (node.outputs[0], axis)
+    port = (node.outputs[0], channels.axis)
     active = solution.active(node)
     kept = solution.kept(port) if active else np.zeros_like(solution.kept(port))
     gone = ~kept
     removed: dict[str, int] = {}
-    kind = kinds.get(port, np.full(gone.size, 2))
+    kind = kinds[port]
     for code, name in enumerate(KINDS):
         number = int((gone & (kind == code)).sum())
         if number:
@@ -201,24 +195,20 @@ def _layer(
     aligned = analysis.aligned.get(port)
     rewrite = rewrites.get(node.index, Rewrite())
 
-    def after(tensor: str) -> Shape | None:
-        for index, name in enumerate(node.inputs):
-            given = rewrite.inputs.get(index)
-            if name == tensor and isinstance(given, np.ndarray):
-                return tuple(given.shape)
-        return cut_shape(tensor)
-
-    sizes = [int(context.graph.constants[n].size) for n in node.inputs[1:] if n in context.graph.constants]
-    new = [count(after(n) or ()) or 0 for n in node.inputs[1:] if n in context.graph.constants] if active else []
-    bias = rewrite.inputs.get(2)
-    if active and len(node.inputs) < 3 and isinstance(bias, np.ndarray):
-        new.append(int(bias.size))
+    sizes, new = [0], [0]
+    for index in channels.parameters:
+        name, given = node.input(index), rewrite.inputs.get(index)
+        if name in context.graph.constant_only:
+            sizes.append(count(context.shape(name) or ()) or 0)
+        if active and isinstance(given, np.ndarray):
+            new.append(int(given.size))
+        elif active and name in context.graph.constant_only:
+            new.append(count(cut_shape(name) or ()) or 0)
     label = node.name or node.outputs[0]
     return Layer(
         label,
         node.op,
-        node.outputs[0],
-        axis,
+        *port,
         int(kept.size),
         int(kept.sum()),
         removed,
@@ -253,10 +243,10 @@ def _kinds(analysis: Analysis) -> dict[Port, np.ndarray]:
                 np.minimum(of(tie.b), of(tie.a)[tie.index], out=of(tie.b))
     result = {}
     for node in graph.nodes:
-        axis = channel_axis(node, analysis) if node.op in CONTRACTIONS else None
-        if axis is None:
+        channels = context.channels(node)
+        if channels is None:
             continue
-        port = (node.outputs[0], axis)
+        port = (node.outputs[0], channels.axis)
         kind = of(port).copy()
         for code, other in ((3, analysis.unbounded), (4, analysis.exact)):
             if other is not analysis.solution:
@@ -267,9 +257,10 @@ def _kinds(analysis: Analysis) -> dict[Port, np.ndarray]:
 
 
 def _absorbed(node: Node, analysis: Analysis) -> list[Absorbed]:
-    rule, context = rule_for(node), analysis.context
-    port = rule.absorbing_port(node, context)
-    if port is None or not isinstance(rule, Convolution | Multiplication):
+    context = analysis.context
+    rule = context.rule(node)
+    port = rule.absorbing_port(node, context) if isinstance(rule, Contraction) else None
+    if port is None or not isinstance(rule, Contraction):
         return []
     kept = analysis.solution.kept(port)
     uniform, value = free_slices(*port, context)

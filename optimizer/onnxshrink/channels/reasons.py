@@ -11,10 +11,11 @@ import numpy as np
 
 from ..graph.view import Node
 from ..ops.broadcast import Broadcast
+from ..ops.contraction import Contraction
 from ..ops.rule import free_slices, rule_for
 from ..ops.tie import Port, Same
 from .analysis import Analysis
-from .solve import CHOICE, CONTRACTIONS, READ
+from .solve import CHOICE, READ
 
 
 @dataclass(frozen=True)
@@ -28,26 +29,18 @@ class Stay:
     reason: str
 
 
-def channel_axis(node: Node, analysis: Analysis) -> int | None:
-    """The axis of a contraction's output that counts its channels."""
-    rank = analysis.context.rank(node.outputs[0])
-    if not rank:
-        return None
-    return 1 if node.op in ("Conv", "ConvTranspose") else rank - 1
-
-
 def find_stays(analysis: Analysis) -> list[Stay]:
     """Slices that carry nothing but stay, grouped by the node that holds them."""
     solution, context = analysis.solution, analysis.context
     stays: list[Stay] = []
     for node in context.graph.nodes:
-        axis = channel_axis(node, analysis) if node.op in CONTRACTIONS and solution.active(node) else None
-        if axis is None or node.inputs[1] not in context.graph.constants:
+        channels = context.channels(node) if solution.active(node) else None
+        if channels is None:
             continue
-        port = (node.outputs[0], axis)
+        port = (node.outputs[0], channels.axis)
         kept = solution.kept(port)
         uniform, _ = free_slices(*port, context)
-        idle = kept & (uniform | ~solution.live(node.outputs[0])[axis])
+        idle = kept & (uniform | ~solution.live(node.outputs[0])[channels.axis])
         groups: dict[tuple[str, int, str], list[int]] = {}
         for index in np.flatnonzero(idle):
             groups.setdefault(_holder(port, int(index), analysis), []).append(int(index))
@@ -80,7 +73,7 @@ def _holder(port: Port, index: int, analysis: Analysis) -> tuple[str, int, str]:
                 rule = context.rule(node)
                 if rule.barrier:
                     fallback = fallback or (node.label, axis, f"axis {axis} is pinned: {rule.reason}")
-                elif node.op not in CONTRACTIONS and not any(
+                elif not isinstance(rule, Contraction) and not any(
                     (tensor, axis) in t.ports for t in solution.ties[node.index]
                 ):
                     fallback = fallback or (node.label, axis, f"axis {axis} is pinned by {node.op}")

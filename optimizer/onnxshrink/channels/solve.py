@@ -227,25 +227,19 @@ class Solution:
 
     def _align_once(self, multiple: int) -> bool:
         for node in self.context.graph.nodes:
-            if node.op not in CONTRACTIONS or not self.active(node):
+            channels = self.context.channels(node)
+            if channels is None or not self.active(node):
                 continue
-            out = node.outputs[0]
-            rank = self.context.rank(out)
-            if not rank:
-                continue
-            axis = 1 if node.op in ("Conv", "ConvTranspose") else rank - 1
-            mask = self.kept((out, axis))
+            port = (node.outputs[0], channels.axis)
+            mask = self.kept(port)
             count = int(mask.sum())
             short = min(-count % multiple, mask.size - count)
             if short and count < mask.size:
                 more = np.zeros_like(mask)
                 more[np.flatnonzero(~mask)[:short]] = True
-                self.keep((out, axis), more)
+                self.keep(port, more)
                 return True
         return False
-
-
-CONTRACTIONS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 
 
 def solve(context: Context, *, align: int = 1) -> tuple[Solution, dict[Port, np.ndarray]]:

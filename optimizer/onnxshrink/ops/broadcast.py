@@ -35,7 +35,7 @@ class Broadcast(Rule):
     for these whatever is kept is live.
     """
 
-    barrier = False
+    family = "elementwise"
 
     def __init__(
         self,

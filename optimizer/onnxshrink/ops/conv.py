@@ -12,19 +12,21 @@ from __future__ import annotations
 import numpy as np
 
 from ..graph.view import Node
+from .contraction import Contraction
 from .fact import Fact, collapse
 from .interval import rounding
-from .rule import Carrying, Context, Cut, Demand, Rewrite, Rule, State, free_slices, register
+from .rule import Carrying, Channels, Context, Cut, Demand, Rewrite, State, free_slices, register
 from .tie import EqualPerGroup, Port, Same, Tie
 
 
-class Convolution(Rule):
+class Convolution(Contraction):
     """Both convolutions; `transposed` decides how the weight is laid out."""
-
-    barrier = False
 
     def __init__(self, transposed: bool):
         self.transposed = transposed
+
+    def channels(self, node: Node, context: Context) -> Channels | None:
+        return Channels(1, (1, 2))
 
     def readable(self, node: Node, context: Context) -> bool:
         """Whether weight, bias and channel counts are constants that the rule understands."""
@@ -196,15 +198,12 @@ class Convolution(Rule):
         return (nonzero & live[:, :, None]).any(axis=1).reshape(-1)
 
     def absorbing_port(self, node: Node, context: Context) -> Port | None:
-        """The port whose known slices this node can do without."""
         return (node.inputs[0], 1) if self.readable(node, context) else None
 
     def read(self, node: Node, context: Context) -> np.ndarray:
-        """Input channels that any filter has a non-zero tap for, [C]."""
         return self.pattern(node, context).any(axis=1).reshape(-1)
 
     def absorbs(self, node: Node, context: Context) -> tuple[np.ndarray, np.ndarray]:
-        """Input channels of known value that this node can do without: (zero or by bias [C], by carrier [C])."""
         x, bias = node.inputs[0], node.input(2)
         uniform, value = free_slices(x, 1, context)
         zero = uniform & (value == 0)
@@ -235,7 +234,6 @@ class Convolution(Rule):
         return {0: whole, **{i: None for i in (1, 2) if node.input(i)}}
 
     def carriers(self, node: Node, context: Context, kept: np.ndarray) -> np.ndarray:
-        """For each group the kept channel of largest known value, -1 where there is none."""
         uniform, value = free_slices(node.inputs[0], 1, context)
         size = np.where(uniform & kept, np.abs(value), 0.0).reshape(self.groups(node), -1)
         best = size.argmax(axis=1) + np.arange(size.shape[0]) * size.shape[1]

@@ -81,7 +81,7 @@ def _quotient(whole: Shape, part: Shape) -> Dim:
 class Reshape(Rule):
     """All operators that keep the elements in row-major order."""
 
-    barrier = False
+    family = "movement"
 
     def facts(self, node: Node, context: Context) -> list[Fact | None]:
         fact, source, target = (
@@ -227,7 +227,7 @@ def target_shape(node: Node, index: int, output: str, cut: Cut, source: str | No
 class BlockShuffle(Rule):
     """DepthToSpace and SpaceToDepth: channels times block x block positions; space is pinned."""
 
-    barrier = False
+    family = "movement"
 
     def _layout(self, node: Node, context: Context) -> tuple[str, str, np.ndarray] | None:
         """(deep tensor, flat tensor, deep channel of [flat channel, position])."""

@@ -9,15 +9,18 @@ from __future__ import annotations
 import numpy as np
 
 from ..graph.view import Node
+from .contraction import Contraction
 from .fact import CAP, Fact, collapse
-from .rule import Carrying, Context, Cut, Demand, Rewrite, Rule, State, free_slices, register
+from .rule import Carrying, Channels, Context, Cut, Demand, Rewrite, State, free_slices, register
 from .tie import Port, Same, Tie
 
 
-class Multiplication(Rule):
+class Multiplication(Contraction):
     """Both products, seen as operands A [..., m, k] and B [..., k, n] with the axes that transposition gives."""
 
-    barrier = False
+    def channels(self, node: Node, context: Context) -> Channels | None:
+        rank = context.rank(node.outputs[0])
+        return Channels(rank - 1, (1, 2)) if rank else None
 
     def axes(self, node: Node, context: Context) -> tuple[int, int, int, int] | None:
         """Axes (m of A, k of A, k of B, n of B); None where an operand has fewer than two axes."""
@@ -135,12 +138,10 @@ class Multiplication(Rule):
         return np.asarray((right[0] & live[-1]).any(axis=1))
 
     def absorbing_port(self, node: Node, context: Context) -> Port | None:
-        """The port whose known slices this node can do without."""
         axes = self.axes(node, context)
         return None if axes is None else (node.inputs[0], axes[1])
 
     def read(self, node: Node, context: Context) -> np.ndarray:
-        """Features that any output has a non-zero weight for, [K]."""
         right = self.operand(node, context, 1)
         axes = self.axes(node, context)
         assert axes is not None
@@ -148,7 +149,6 @@ class Multiplication(Rule):
         return np.ones(size, bool) if right is None else np.asarray(right[0].any(axis=1))
 
     def absorbs(self, node: Node, context: Context) -> tuple[np.ndarray, np.ndarray]:
-        """Features of A that this node can do without: (zero or by bias [K], by carrier [K])."""
         axes = self.axes(node, context)
         assert axes is not None
         uniform, value = free_slices(node.inputs[0], axes[1], context)

@@ -34,7 +34,7 @@ def parallel(a: str, b: str, context: Context, skip: tuple[int, ...] = ()) -> li
 class Transpose(Rule):
     """Transpose: axes change places."""
 
-    barrier = False
+    family = "movement"
 
     def _order(self, node: Node, context: Context) -> list[int] | None:
         rank = context.rank(node.inputs[0])
@@ -67,7 +67,7 @@ class Transpose(Rule):
 class Concat(Rule):
     """Concat: each input is a run of the output; an input with nothing kept leaves."""
 
-    barrier = False
+    family = "movement"
 
     def _runs(self, node: Node, context: Context) -> tuple[int, list[tuple[int, str, np.ndarray]]] | None:
         """(axis, [(input index, name, its positions in the output)])."""
@@ -166,7 +166,7 @@ class Concat(Rule):
 class Split(Rule):
     """Split: each output is a run of the input; an output with nothing kept leaves."""
 
-    barrier = False
+    family = "movement"
 
     def _runs(self, node: Node, context: Context) -> tuple[int, list[tuple[str, np.ndarray]]] | None:
         axis = axis_of(node, context)

@@ -17,7 +17,7 @@ from .tie import Same, Tie
 class BatchNormalization(Rule):
     """y = scale (x - mean) / sqrt(var + epsilon) + B, channel by channel; scale 0 leaves B."""
 
-    barrier = False
+    family = "normalization"
 
     def _inference(self, node: Node) -> bool:
         return not node.attr("training_mode", 0) and len([o for o in node.outputs if o]) == 1
@@ -91,7 +91,7 @@ class PerChannel(Rule):
     which is more than verification lets pass: unknown.
     """
 
-    barrier = False
+    family = "normalization"
 
     def facts(self, node: Node, context: Context) -> list[Fact | None]:
         bias, rank = context.array(node.inputs[2]), context.rank(node.outputs[0])
@@ -123,7 +123,7 @@ class PerChannel(Rule):
 class Mixing(Rule):
     """Operators that mix whole axes and leave the others alone: Softmax, LayerNormalization, LRN, LpNormalization."""
 
-    barrier = False
+    family = "normalization"
 
     def mixed(self, node: Node, context: Context) -> set[int] | None:
         """Axes whose elements depend on each other; None if that is not known."""

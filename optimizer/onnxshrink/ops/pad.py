@@ -16,7 +16,7 @@ class Pad(Rule):
     axis that is cut (channels padded with zeros) the pad shrinks like any other slice.
     """
 
-    barrier = False
+    family = "movement"
 
     def _amounts(self, node: Node, context: Context) -> list[tuple[int, int]] | None:
         rank = context.rank(node.inputs[0])

@@ -19,7 +19,7 @@ from .tie import Tie
 class Spatial(Rule):
     """Batch and channel axes pass; what happens in space stays within one channel."""
 
-    barrier = False
+    family = "pool"
     bounded = True
 
     def passing(self, node: Node, context: Context) -> set[int]:

@@ -13,7 +13,7 @@ from .tie import Picks, Same, Tie
 class Reduce(Rule):
     """All Reduce operators, ArgMax and ArgMin."""
 
-    barrier = False
+    family = "reduction"
 
     def axes(self, node: Node, context: Context) -> set[int] | None:
         """Reduced axes, counted from the front."""

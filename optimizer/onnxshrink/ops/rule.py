@@ -78,6 +78,14 @@ class Context:
             return _RULES[SELECTION]
         return rule_for(node) if all(n in self.graph.shapes for n in names if n) else _BARRIER
 
+    def channels(self, node: Node) -> Channels | None:
+        """What reports count of the node: None unless it is a layer with weights of its own."""
+        found = self.rule(node).channels(node, self)
+        if found is None or self.size(node.outputs[0], found.axis) is None:
+            return None
+        weight = node.input(found.parameters[0])
+        return found if weight in self.graph.constant_only else None
+
     def derived(self, tensor: str, what: str, compute: Callable[[], Any]) -> Any:
         """A value computed once from the values of a tensor; shared between analyses if the tensor is a constant."""
         if tensor not in self.graph.constants:
@@ -153,11 +161,49 @@ class Carrying:
     values: np.ndarray
 
 
-class Rule:
-    """The base rule, and the barrier."""
+@dataclass(frozen=True)
+class Channels:
+    """What reports count of a layer: the axis of its first output that counts channels, and the inputs that hold its
+    parameters, the weight first.
+    """
 
-    barrier = True
+    axis: int
+    parameters: tuple[int, ...]
+
+
+FAMILIES = (
+    "elementwise",
+    "movement",
+    "contraction",
+    "pool",
+    "normalization",
+    "reduction",
+    "recurrent",
+    "attention",
+    "quantization",
+    "shape",
+    "control flow",
+    "barrier",
+)
+
+
+class Rule:
+    """The base rule, and the barrier.
+
+    Attributes:
+        family: one of FAMILIES; the operator table is ordered by it.
+        reason: of a barrier: why nothing is cut through it.
+    """
+
+    family = "barrier"
     reason = "no rule for this operator"
+
+    def __init__(self, reason: str = ""):
+        self.reason = reason or self.reason
+
+    @property
+    def barrier(self) -> bool:
+        return self.family == "barrier"
 
     def facts(self, node: Node, context: Context) -> list[Fact | None]:
         """What is known of each output."""
@@ -179,8 +225,8 @@ class Rule:
         """For each input that is read: the slices whose right value is needed; None means all of them."""
         return {i: None for i, name in enumerate(node.inputs) if name}
 
-    def absorbing_port(self, node: Node, context: Context) -> Port | None:
-        """The port whose slices of known value this node can do without."""
+    def channels(self, node: Node, context: Context) -> Channels | None:
+        """The channels that reports count; None for a node that is no layer."""
         return None
 
     def carrying(self, node: Node, context: Context, state: State) -> Carrying | None:

@@ -21,7 +21,7 @@ class Select(Rule):
     Subclasses say the index map of each axis.
     """
 
-    barrier = False
+    family = "movement"
 
     def index(self, node: Node, context: Context) -> dict[int, np.ndarray] | None:
         """Positions in the input of each output position, for every axis that changes; None: not understood."""

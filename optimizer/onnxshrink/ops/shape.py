@@ -23,7 +23,7 @@ WORTH = 1024
 class ShapeOf(Rule):
     """Shape: known where dimensions are; reads no value of its input."""
 
-    barrier = False
+    family = "shape"
 
     def span(self, node: Node, context: Context) -> range:
         """Axes that the output lists."""
@@ -66,7 +66,7 @@ class ShapeOf(Rule):
 class Size(Rule):
     """Size: counts all elements; of a tensor with known dimensions it goes on saying the old number."""
 
-    barrier = False
+    family = "shape"
 
     def facts(self, node: Node, context: Context) -> list[Fact | None]:
         shape = context.shape(node.inputs[0])
@@ -94,7 +94,7 @@ class Size(Rule):
 class Filled(Rule):
     """ConstantOfShape: one value everywhere, at whatever size its operand says."""
 
-    barrier = False
+    family = "shape"
 
     def facts(self, node: Node, context: Context) -> list[Fact | None]:
         rank = context.rank(node.outputs[0])
@@ -172,7 +172,7 @@ class Expand(Broadcast):
 class Tile(Rule):
     """Tile with constant repeats: every copy of a slice stands or falls with it."""
 
-    barrier = False
+    family = "shape"
 
     def _repeats(self, node: Node, context: Context) -> list[int] | None:
         repeats = context.ints(node.inputs[1]) if context.opset >= 6 else None

@@ -77,9 +77,11 @@ class Judge:
         verify: bool,
         data: str | Path | None,
         input_shapes: Shapes,
+        input_ranges: verification.Ranges,
         provider: str,
         say: Progress,
     ):
+        self.input_ranges = input_ranges
         self.model, self.origin, self.destination, self.verify = model, origin, destination, verify
         self.data, self.input_shapes, self.provider, self.say = data, input_shapes, provider, say
         self.result = model.proto
@@ -93,7 +95,7 @@ class Judge:
         proto = onnx.ModelProto()
         proto.CopyFrom(made.execution.model if made.plan.changes else self.model.proto)
         if made.plan.changes:
-            _sign(proto, self.model, made)
+            _sign(proto, self.model, made, self.input_ranges)
         self.result = proto
         staged = Staged(proto, self.model, self.destination, verbatim=not made.plan.changes)
         try:
@@ -135,6 +137,7 @@ class Judge:
             provider=self.provider,
             progress=self.say,
             apart=made.apart(),
+            input_ranges=self.input_ranges,
         )
         if verdict.state == "failed":
             what = f"result differs from the original by {verdict.max_rel:.1e} of max|y| at output "
@@ -145,7 +148,7 @@ class Judge:
                 cure="--negligible 0, or report it with the model",
             )
         planted = None
-        feed = example(self.origin, self.input_shapes)
+        feed = example(self.origin, self.input_shapes, self.input_ranges)
         if feed is not None:
             self.say("testing the plan's claims")
             planted = plant(self.origin, feed, made.plan.unread, made.plan.absorbed)
@@ -158,7 +161,7 @@ class Judge:
         return verdict, planted
 
 
-def _sign(proto: onnx.ModelProto, model: Model, made: Draft) -> None:
+def _sign(proto: onnx.ModelProto, model: Model, made: Draft, ranges: verification.Ranges) -> None:
     """Source, version and options in prefixed metadata; the first source stays the source."""
     from . import __version__
 
@@ -168,6 +171,8 @@ def _sign(proto: onnx.ModelProto, model: Model, made: Draft) -> None:
         "source_sha256": model.digest(),
         "options": f"align={options.align} negligible={options.negligible:g}",
     }
+    if ranges:
+        values["input_ranges"] = " ".join(f"{name}:{low:g},{high:g}" for name, (low, high) in sorted(ranges.items()))
     for entry in list(proto.metadata_props):
         if entry.key.startswith(PREFIX):
             proto.metadata_props.remove(entry)

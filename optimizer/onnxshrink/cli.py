@@ -40,6 +40,24 @@ class Shapes(click.ParamType):
         return name, shape
 
 
+class Range(click.ParamType):
+    """`name:least,largest`; the name may contain colons itself."""
+
+    name = "name:min,max"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, tuple[float, float]]:
+        name, _, ends = str(value).rpartition(":")
+        try:
+            low, high = (float(v) for v in ends.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not of the form x:0,1", param, ctx)
+        if not name or not low <= high:
+            self.fail(f"{value!r} is not of the form x:0,1", param, ctx)
+        return name, (low, high)
+
+
 class Align(click.ParamType):
     """A positive integer, or "auto"."""
 
@@ -100,6 +118,18 @@ def option_shapes(function: Callable[..., Any]) -> Callable[..., Any]:
     )(function)
 
 
+def option_ranges(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The option `--input-range`."""
+    return click.option(
+        "--input-range",
+        "input_ranges",
+        type=Range(),
+        multiple=True,
+        help="Least and largest value of an input, x:0,1; repeatable. What saturates within them can go too, and the "
+        "result is equal for such inputs only.",
+    )(function)
+
+
 def option_provider(function: Callable[..., Any]) -> Callable[..., Any]:
     """The option `--provider`."""
     return click.option("--provider", type=PROVIDER, default="cpu", show_default=True, help="Where models run.")(
@@ -131,6 +161,7 @@ def cli(ctx: click.Context, traceback: bool) -> None:
 )
 @click.option("--data", type=click.Path(path_type=Path), help="Inputs to verify on: an .npz file or a folder.")
 @option_shapes
+@option_ranges
 @option_provider
 @click.option("--map", "map_file", type=click.Path(path_type=Path), help="Write the map of kept channels here.")
 @click.option("--json", "json_file", metavar="FILE|-", help="Write the report as JSON.")
@@ -142,6 +173,7 @@ def optimize(
     model: Path,
     output: Path,
     input_shapes: tuple[Any, ...],
+    input_ranges: tuple[Any, ...],
     map_file: Path | None,
     json_file: str | None,
     no_verify: bool,
@@ -154,7 +186,15 @@ def optimize(
     _refuse_targets([map_file, json_file], [model, output])
     console = _console(json_file)
     with _progress() as say:
-        result = run(model, output, input_shapes=dict(input_shapes), verify=not no_verify, progress=say, **options)
+        result = run(
+            model,
+            output,
+            input_shapes=dict(input_shapes),
+            input_ranges=dict(input_ranges),
+            verify=not no_verify,
+            progress=say,
+            **options,
+        )
     if map_file is not None:
         _write(map_file, json.dumps(result.map, indent=1))
     print_plan(console, result.plan)
@@ -183,11 +223,13 @@ def optimize(
 @click.option("--negligible", type=Share(), default=1e-8, show_default=True)
 @click.option("--all", "everything", is_flag=True, help="List unchanged layers too.")
 @option_shapes
+@option_ranges
 @click.option("--json", "json_file", metavar="FILE|-", help="Write the plan as JSON.")
 def inspect(
     model: Path,
     other: Path | None,
     input_shapes: tuple[Any, ...],
+    input_ranges: tuple[Any, ...],
     json_file: str | None,
     everything: bool,
     **options: Any,
@@ -200,7 +242,7 @@ def inspect(
 
     _refuse_targets([json_file], [model, other])
     console = _console(json_file)
-    found = run(model, other, input_shapes=dict(input_shapes), **options)
+    found = run(model, other, input_shapes=dict(input_shapes), input_ranges=dict(input_ranges), **options)
     if isinstance(found, Difference):
         print_difference(console, found)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from . import benchmark
 from .channels.analysis import Analysis, Options, analyse
 from .channels.plan import Plan, make_plan
+from .errors import InputError
 from .graph.model import Model
 from .graph.view import Graph
 from .graph.write import Staged
@@ -37,6 +39,20 @@ class Draft:
         garbage = {t for t in graph.tensors() if t not in graph.constants and solution.garbage(t)}
         moved = {graph.nodes[i].outputs[0] for i, rewrite in self.execution.rewrites.items() if rewrite.addends}
         return garbage | moved
+
+
+def promise(graph: Graph, ranges: Mapping[str, tuple[float, float]] | None) -> None:
+    """Note what the caller promises of inputs.
+
+    Raises:
+        InputError: no such input, not a number, or no range.
+    """
+    for name, (low, high) in (ranges or {}).items():
+        if name not in graph.inputs:
+            raise InputError(f"there is no input `{name}`", cure=f"the inputs are: {', '.join(graph.inputs)}")
+        if not math.isfinite(low) or not math.isfinite(high) or low > high:
+            raise InputError(f"the range of `{name}` is from {low:g} to {high:g}", cure=f"--input-range {name}:0,1")
+        graph.ranges[name] = (float(low), float(high))
 
 
 def draft(graph: Graph, options: Options, input_shapes: Shapes = None) -> Draft:

@@ -12,7 +12,7 @@ import onnx
 from . import benchmark
 from .channels.analysis import Options
 from .channels.plan import Plan
-from .draft import draft
+from .draft import draft, promise
 from .graph.model import read
 from .graph.view import build
 
@@ -65,17 +65,20 @@ def inspect(
     align: int = 1,
     negligible: float = 1e-8,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    input_ranges: Mapping[str, tuple[float, float]] | None = None,
     keep_default_inputs: bool = False,
 ) -> Inspection | Difference:
     """What `optimize` would do with a model; or, given two models, how they differ.
 
     Raises:
         ModelError: a model cannot be read.
+        InputError: `input_ranges` do not fit the model.
     """
     model = read(source)
     if other is not None:
         return _compare(model.proto, read(other).proto, input_shapes)
     graph = build(model, keep_default_inputs=keep_default_inputs)
+    promise(graph, input_ranges)
     made = draft(graph, Options(negligible, align), input_shapes)
     after = made.execution.model
     return Inspection(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,10 +13,10 @@ import onnx
 from . import benchmark
 from .acceptance import Judge, accepted
 from .channels.analysis import Options
-from .draft import Progress, Shapes, default_align, draft, fastest
+from .draft import Progress, Shapes, default_align, draft, fastest, promise
 from .errors import ConditionError, ModelError
 from .graph.model import read
-from .graph.view import build
+from .graph.view import Graph, build
 from .graph.write import file_bytes
 from .result import Result
 from .rewrite.map import make_map
@@ -31,6 +32,7 @@ def optimize(
     negligible: float = 1e-8,
     data: str | Path | None = None,
     input_shapes: Shapes = None,
+    input_ranges: Mapping[str, tuple[float, float]] | None = None,
     provider: str = "cpu",
     keep_default_inputs: bool = False,
     verify: bool = True,
@@ -48,6 +50,8 @@ def optimize(
         negligible: weights below this share of their layer's largest count as zero; 0: exact zeros only.
         data: inputs to verify on, besides random ones: an .npz file or a folder.
         input_shapes: shapes of dynamic inputs to verify on.
+        input_ranges: least and largest value of inputs. What saturates within these counts as known; the result
+            equals the original for such inputs only.
         provider: "cpu", "cuda" or "tensorrt", for verification.
         keep_default_inputs: leave initializers that are listed as inputs (from IR 4 on) overridable.
         verify: False skips the numerical verification and the test of claims, never the structural check.
@@ -57,7 +61,7 @@ def optimize(
 
     Raises:
         ModelError: the model cannot be read, cut or written.
-        InputError: `data` or `input_shapes` do not fit the model.
+        InputError: `data`, `input_shapes` or `input_ranges` do not fit the model.
         NotEqualError: the result differs from the original; nothing was written.
         ConditionError: a `fail_if` condition was met; nothing was written.
         RuntimeMissingError: verification needs ONNX Runtime, or the provider, and it is not there.
@@ -68,6 +72,7 @@ def optimize(
     if output is not None and model.path is not None and _same_file(Path(output), model.path):
         raise ModelError("output would overwrite the input", file=str(output), cure="give another output path")
     graph = build(model, keep_default_inputs=keep_default_inputs)
+    promise(graph, input_ranges)
     say("planning")
     options = Options(negligible, align if isinstance(align, int) else default_align(graph))
     made = draft(graph, options, input_shapes)
@@ -83,13 +88,16 @@ def optimize(
         if align == "auto" and made.plan.changes:
             made, options = fastest(graph, options, model, Path(folder), provider, input_shapes, say)
             watch.lap("align")
-        judge = Judge(model, origin, destination, verify, data, input_shapes, provider, say)
+        judge = Judge(model, origin, destination, verify, data, input_shapes, graph.ranges, provider, say)
         staged, verdict, planted, made, notes = accepted(judge, graph, made, options)
         watch.lap("verify")
         with staged:
             plan = made.plan
             if align == "auto" and plan.changes:
                 notes.append(f"--align auto measured and took {options.align}")
+            if plan.removed["range"] and graph.ranges:
+                told = ", ".join(f"`{name}` in [{low:g}, {high:g}]" for name, (low, high) in graph.ranges.items())
+                notes.append(f"equal for inputs within the ranges given: {told}")
             if graph.default_inputs and model.proto.ir_version >= 4 and plan.changes:
                 notes.append(
                     f"{len(graph.default_inputs)} initializers were listed as inputs (overridable defaults); they are "
@@ -117,7 +125,7 @@ def optimize(
                         file=model.name,
                         cure="--align auto",
                     )
-            mapping = make_map(made.analysis.solution, plan, made.execution, _said(options, keep_default_inputs))
+            mapping = make_map(made.analysis.solution, plan, made.execution, _said(options, keep_default_inputs, graph))
             if output is not None:
                 staged.commit()
         watch.lap("write")
@@ -137,11 +145,12 @@ def optimize(
     )
 
 
-def _said(options: Options, keep_default_inputs: bool) -> dict[str, Any]:
+def _said(options: Options, keep_default_inputs: bool, graph: Graph) -> dict[str, Any]:
     return {
         "align": options.align,
         "negligible": options.negligible,
         "keep_default_inputs": keep_default_inputs,
+        "input_ranges": {name: list(ends) for name, ends in graph.ranges.items()},
     }
 
 

@@ -73,8 +73,9 @@ def propagate(graph: Graph, *, integers_only: bool = False, bounds: bool = True)
             facts[name] = constant(array)
     for name in graph.inputs:
         dtype, rank = graph.dtypes.get(name), graph.rank(name)
-        if dtype is not None and dtype.name in INT_RANGES and rank and bounds and not integers_only:
-            low, high = INT_RANGES[dtype.name]
+        given = graph.ranges.get(name) or (INT_RANGES.get(dtype.name) if dtype is not None else None)
+        if dtype is not None and given is not None and rank and bounds and not integers_only:
+            low, high = given
             shape = (1,) * rank
             facts[name] = Fact(np.zeros(shape, dtype), np.zeros(shape, bool), np.full(shape, low), np.full(shape, high))
     for node in graph.nodes:

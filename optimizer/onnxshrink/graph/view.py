@@ -84,6 +84,7 @@ class Graph:
         dtypes: numpy type of each tensor, absent when unknown.
         constants: values of each constant edge's tensor.
         source: the name in the file of each constant edge's tensor.
+        ranges: least and largest value of inputs, where the caller promises them.
         derived: what was computed from constants once, such as a weight's pattern of non-zeros; views that share
             constants share it.
     """
@@ -97,6 +98,7 @@ class Graph:
     dtypes: dict[str, np.dtype] = field(default_factory=dict)
     constants: dict[str, np.ndarray] = field(default_factory=dict)
     source: dict[str, str] = field(default_factory=dict)
+    ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
     derived: dict[tuple[str, str], Any] = field(default_factory=dict, repr=False)
 
     @cached_property

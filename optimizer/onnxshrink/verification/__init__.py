@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..errors import InputError, ModelError
 from . import interface, structure
+from .inputs import Ranges
 from .numbers import Comparison, Options
 from .pool import Pool
 from .result import Draw, State, Verification
@@ -18,7 +19,7 @@ from .structure import Finding, check
 from .variants import Source, open_source
 from .verdict import conclude
 
-__all__ = ["Draw", "Finding", "State", "Verification", "check", "verify"]
+__all__ = ["Draw", "Finding", "Ranges", "State", "Verification", "check", "verify"]
 
 
 def verify(
@@ -32,6 +33,7 @@ def verify(
     tolerance: float | None = None,
     progress: Callable[[str], None] | None = None,
     apart: Collection[str] = (),
+    input_ranges: Ranges | None = None,
 ) -> Verification:
     """Holds the result `b` against the original `a`: interface, structure, then numbers under ONNX Runtime.
 
@@ -50,6 +52,7 @@ def verify(
         tolerance: relative to max|y|, instead of the bounds above for floats.
         progress: told what is being done.
         apart: inner tensors that are not the same in both models although their outputs are: not compared.
+        input_ranges: least and largest value of inputs; nothing outside is drawn.
 
     Returns:
         The verdict and its numbers; "failed" and "unverified" are results, not errors.
@@ -74,7 +77,13 @@ def verify(
     if why := interface.unexchangeable(original.model):
         return _verdict("unverified", [why], started)
     options = Options(
-        data, input_shapes or {}, max(seeds, 2), tolerance, progress or (lambda _: None), frozenset(apart)
+        data,
+        input_shapes or {},
+        max(seeds, 2),
+        tolerance,
+        progress or (lambda _: None),
+        frozenset(apart),
+        input_ranges or {},
     )
     try:
         comparison = Comparison(original, result, Pool(original, result, provider), options)

@@ -101,6 +101,12 @@ def _cast(file: Path, spec: InputSpec, array: np.ndarray) -> np.ndarray:
         raise InputError(f"`{spec.name}` is {array.dtype}, the input wants {spec.dtype}", file=str(file))
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise InputError(f"`{spec.name}` holds NaN or infinity", file=str(file))
+    if spec.range is not None and array.size and not spec.range[0] <= array.min() <= array.max() <= spec.range[1]:
+        raise InputError(
+            f"`{spec.name}` has values from {array.min():g} to {array.max():g}, its range was given as "
+            f"{spec.range[0]:g} to {spec.range[1]:g}",
+            file=str(file),
+        )
     if array.dtype == spec.dtype:
         return array
     with np.errstate(over="ignore"):

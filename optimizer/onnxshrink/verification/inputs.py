@@ -32,7 +32,7 @@ class InputSpec:
     """One input that must be fed: `dims` has an int or the name of a free size for each axis.
 
     `limit` is the exclusive upper end for integers that index a table; `values` are the constants that the model
-    compares an integer with (a sample rate, a mode).
+    compares an integer with (a sample rate, a mode). `range` is what the caller promises of the values, ends included.
     """
 
     name: str
@@ -40,22 +40,31 @@ class InputSpec:
     dims: tuple[int | str, ...]
     limit: int | None = None
     values: tuple[int, ...] = ()
+    range: tuple[float, float] | None = None
 
     @property
     def dynamic(self) -> bool:
         return any(isinstance(d, str) for d in self.dims)
 
 
-def signature(model: onnx.ModelProto, facts: Facts | None = None) -> tuple[InputSpec, ...]:
+Ranges = Mapping[str, tuple[float, float]]
+"""For inputs of which the caller promises a range: the least and the largest value."""
+
+
+def signature(
+    model: onnx.ModelProto, facts: Facts | None = None, ranges: Ranges | None = None
+) -> tuple[InputSpec, ...]:
     """The inputs to feed, in order; initializers that are listed as inputs are constants here and left out.
 
     Args:
         model: the model; weights are not read.
         facts: what is known of its tensors (shapes.model_facts); sharpens the range of integer inputs.
+        ranges: values to which draws are held.
 
     Raises:
         InputError: an input is no tensor, or declares no shape.
     """
+    ranges = ranges or {}
     defaults = {t.name for t in model.graph.initializer}
     fed = [v for v in model.graph.input if v.name not in defaults]
     params = [d for v in fed for d in {d for d in dims_of(v) or () if isinstance(d, str)}]
@@ -76,7 +85,7 @@ def signature(model: onnx.ModelProto, facts: Facts | None = None) -> tuple[Input
         limit, constants = (
             _integer_range(model.graph, value.name, facts) if facts and dtype.kind in "iu" else (None, ())
         )
-        specs.append(InputSpec(value.name, dtype, tuple(free), limit, constants))
+        specs.append(InputSpec(value.name, dtype, tuple(free), limit, constants, ranges.get(value.name)))
     return tuple(specs)
 
 
@@ -242,11 +251,21 @@ def draw(
             value = _integers(spec, shape, rng, limit)
         else:
             value = DISTRIBUTIONS[distribution](rng, shape)
+            value = value if spec.range is None else _spread(value, *spec.range)
         feeds[spec.name] = np.asarray(value).astype(spec.dtype)
     return feeds
 
 
+def _spread(value: np.ndarray, low: float, high: float) -> np.ndarray:
+    """The values moved and scaled so that they fill a range."""
+    least, most = value.min(initial=0.0), value.max(initial=0.0)
+    share = (value - least) / (most - least) if most > least else np.full_like(value, 0.5)
+    return low + (high - low) * share
+
+
 def _integers(spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator, limit: int) -> np.ndarray:
+    if spec.range is not None:
+        return rng.integers(int(np.ceil(spec.range[0])), int(np.floor(spec.range[1])) + 1, shape)
     if spec.values and not shape:
         return rng.choice(np.array(spec.values), shape)
     if spec.limit is None and re.search("mask", spec.name, re.I):

@@ -24,6 +24,7 @@ from .inputs import (
     INTEGER_LIMITS,
     Feeds,
     InputSpec,
+    Ranges,
     Shapes,
     draw,
     other_sizes,
@@ -69,6 +70,7 @@ class Options:
     tolerance: float | None
     progress: Callable[[str], None]
     apart: frozenset[str] = frozenset()
+    input_ranges: Ranges = field(default_factory=dict)
 
 
 @dataclass
@@ -96,7 +98,7 @@ class Comparison:
 
     def __init__(self, original: Source, result: Source, pool: Pool, options: Options):
         self.original, self.result, self.pool, self.options = original, result, pool, options
-        self.specs: tuple[InputSpec, ...] = signature(original.model, original.facts)
+        self.specs: tuple[InputSpec, ...] = signature(original.model, original.facts, options.input_ranges)
         if options.data is None:
             require_drawable(self.specs)
         self.trials: list[Trial] = []

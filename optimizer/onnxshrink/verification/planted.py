@@ -19,7 +19,7 @@ from onnx import helper, numpy_helper
 from ..graph.model import Model
 from ..graph.shapes import skeleton
 from ..runtime import session
-from .inputs import Feeds, draw, signature, sizes
+from .inputs import Feeds, Ranges, draw, signature, sizes
 from .shapes import model_facts
 
 MOVED = 1e-5
@@ -73,10 +73,12 @@ class Planted:
         return not self.broken
 
 
-def example(path: Path, input_shapes: Mapping[str, tuple[int, ...]] | None = None) -> Feeds | None:
+def example(
+    path: Path, input_shapes: Mapping[str, tuple[int, ...]] | None = None, input_ranges: Ranges | None = None
+) -> Feeds | None:
     """One drawn input on which the model runs, at the plainest size; None if there is none."""
     model = onnx.load_model(str(path), load_external_data=False)
-    specs = signature(model, model_facts(model, path.parent))
+    specs = signature(model, model_facts(model, path.parent), input_ranges)
     runner = session(path, optimize=False)
     for shapes in sizes(specs, input_shapes):
         feed = draw(specs, shapes, "uniform", 0)

@@ -83,7 +83,7 @@ def test_on_the_command_line(tmp_path) -> None:  # type: ignore[no-untyped-def]
     call = ["optimize", str(source), str(target), "--align", "1", "--input-range", "x:0,1", "--json", "-"]
     done = CliRunner().invoke(cli, call)
     assert done.exit_code == 0, done.output
-    assert json.loads(done.stdout)["plan"]["channels"]["removed"]["range"] == 2
+    assert json.loads(done.stdout)["channels"]["removed"]["range"] == 2
     metadata = {entry.key: entry.value for entry in onnx.load(str(target)).metadata_props}
     assert metadata["onnxshrink.input_ranges"] == "x:0,1"
     seen = CliRunner().invoke(cli, ["inspect", str(source), "--input-range", "x:0,1", "--json", "-"])

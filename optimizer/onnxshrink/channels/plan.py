@@ -12,6 +12,7 @@ from ..graph.view import Node, Shape, count
 from ..ops.contraction import Contraction
 from ..ops.rule import Channels, Rewrite, free_slices
 from ..ops.tie import Port, Same
+from .agreement import Disagreement, find_disagreements
 from .analysis import Analysis
 from .negligible import proven
 from .reasons import Stay, find_stays
@@ -85,6 +86,7 @@ class Plan:
     kept: dict[str, dict[int, list[int]]] = field(default_factory=dict)
     layers: list[Layer] = field(default_factory=list)
     stays: list[Stay] = field(default_factory=list)
+    disagreements: list[Disagreement] = field(default_factory=list)
     absorbed: list[Absorbed] = field(default_factory=list)
     negligible: list[dict[str, Any]] = field(default_factory=list)
     unread: list[Unread] = field(default_factory=list)
@@ -108,6 +110,7 @@ class Plan:
             "channels": {"before": self.channels[0], "after": self.channels[1], "removed": self.removed},
             "layers": [asdict(layer) for layer in self.layers],
             "stays": [asdict(stay) for stay in self.stays],
+            "disagreements": [asdict(item) for item in self.disagreements],
             "absorbed": [asdict(item) for item in self.absorbed],
             "negligible": self.negligible,
             "removed_nodes": self.removed_nodes,
@@ -154,6 +157,7 @@ def make_plan(
                 if where.size:
                     plan.unread.append(Unread(*port, tuple(int(i) for i in where)))
     plan.stays = find_stays(analysis)
+    plan.disagreements = find_disagreements(analysis)
     for item in analysis.negligible:
         plan.negligible.append(
             {

@@ -72,6 +72,7 @@ def print_plan(console: Console, plan: Plan, *, everything: bool = False) -> Non
         names = ", ".join(plan.removed_nodes[:6]) + (", ..." if len(plan.removed_nodes) > 6 else "")
         console.print(Text(f"{len(plan.removed_nodes)} nodes disappear: {names}"))
     _stays(console, plan)
+    _disagreements(console, plan)
 
 
 def _layers(layers: list[Layer]) -> Table:
@@ -110,6 +111,31 @@ def _stays(console: Console, plan: Plan) -> None:
     console.print(table)
     if len(ordered) > 15:
         console.print(Text(f"and {len(ordered) - 15} more holders (--json lists all)", style="dim"))
+
+
+def _disagreements(console: Console, plan: Plan) -> None:
+    """Sums and tensors where one branch holds what the others do without: what to change in training."""
+    if not plan.disagreements:
+        return
+    console.print("\n[bold]held by one branch alone[/bold] (would go if it agreed with the others)")
+    table = Table(box=None, show_header=False)
+    table.add_column(justify="right")
+    table.add_column(overflow="fold")
+    table.add_column(overflow="fold", style="dim")
+    ordered = sorted(plan.disagreements, key=lambda item: -item.alone)
+    for item in ordered[:15]:
+        place = item.where if item.kind == "sum" else f"readers of `{item.where}`"
+        held = []
+        for branch in item.branches:
+            if branch.alone:
+                layers = ", ".join(branch.layers[:2]) + (", ..." if len(branch.layers) > 2 else "")
+                name = f"`{branch.name}`" if item.kind == "sum" else branch.name
+                held.append(f"{branch.alone} by {name}" + (f" (from {layers})" if layers else ""))
+        text = f"{place} axis {item.axis}, {item.stay} of {item.slices} stay"
+        table.add_row(str(item.alone), escape(text), escape("; ".join(held)))
+    console.print(table)
+    if len(ordered) > 15:
+        console.print(Text(f"and {len(ordered) - 15} more places (--json lists all)", style="dim"))
 
 
 def print_verification(console: Console, verification: Verification) -> None:

@@ -139,6 +139,41 @@ def grouped2_dead_group() -> Net:
     return grouped(zero_group=(0, 1, 2, 3), unread=(0, 1, 2, 3))
 
 
+def grouped4(dead: tuple[int, ...], dead_outputs: tuple[int, ...], transposed: bool = False) -> Net:
+    """Conv(3, 16) -> Conv(16, 16, group 4) -> Conv(16, 4)."""
+    net = Net()
+    first = net.known(net.conv(net.input("x", (2, 3, 8, 8)), 3, 16, zero=dead), dead)
+    second = net.conv(first, 16, 16, group=4, zero=dead_outputs, transposed=transposed)
+    if dead_outputs:
+        net.known(second, dead_outputs)
+    return net.output(net.conv(second, 16, 4))
+
+
+UNEVEN = (1, 2, 3, 7, 8, 9, 10, 12)
+"""One, three, one and three channels are left in four groups of four."""
+
+
+@TRAPS.add(
+    grouped_size(16, 16, 4) - grouped_size(8, 8, 2),
+    "groups keep 1, 3, 1, 3 on both sides: two groups of 4 are fewer channels and multiply-adds than four of 3",
+)
+def grouped4_merges() -> Net:
+    return grouped4(UNEVEN, UNEVEN)
+
+
+@TRAPS.add(grouped_size(16, 16, 4) - grouped_size(8, 8, 2), "the same in a ConvTranspose")
+def grouped4_transposed_merges() -> Net:
+    return grouped4(UNEVEN, UNEVEN, transposed=True)
+
+
+@TRAPS.add(
+    grouped_size(16, 16, 4) - grouped_size(12, 16, 4),
+    "groups keep 1, 3, 1, 3 inputs and all outputs: merging would multiply more, so four groups of 3 stay",
+)
+def grouped4_merging_costs_more() -> Net:
+    return grouped4(UNEVEN, ())
+
+
 @TRAPS.add(grouped_size(8, 8) - grouped_size(6, 8), "two constants in each group: each group needs its own carrier")
 def grouped2_constant() -> Net:
     return grouped(constant={0: 0.5, 1: 0.7, 4: -0.3, 5: 0.9})

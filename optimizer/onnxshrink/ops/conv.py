@@ -16,7 +16,7 @@ from .contraction import Contraction
 from .fact import Fact, collapse
 from .interval import rounding
 from .rule import Carrying, Channels, Context, Cut, Demand, Rewrite, State, free_slices, register
-from .tie import EqualPerGroup, Port, Same, Tie
+from .tie import EqualPerGroup, Port, Same, Tie, merges
 
 
 class Convolution(Contraction):
@@ -298,7 +298,7 @@ class Convolution(Contraction):
         result.inputs[1] = weight
 
     def _repack(self, node: Node, cut: Cut, into: np.ndarray | None, out: np.ndarray | None, result: Rewrite) -> None:
-        """Group by group: the filters that stay, on the inputs that stay."""
+        """The filters that stay, on the inputs that stay, in as many equal groups as can be."""
         context, groups = cut.context, self.groups(node)
         weight = result.inputs.get(1, context.graph.constants[node.inputs[1]])
         assert isinstance(weight, np.ndarray)
@@ -306,17 +306,40 @@ class Convolution(Contraction):
         per_in, per_out = split.shape[2], split.shape[1]
         into = np.arange(groups * per_in) if into is None else into
         out = np.arange(groups * per_out) if out is None else out
-        blocks = []
-        for group in range(groups):
-            inputs, outputs = into[into // per_in == group] % per_in, out[out // per_out == group] % per_out
-            if inputs.size and outputs.size:
-                blocks.append(split[group][np.ix_(outputs, inputs)])
+        packed = regroup(split, into, out)
         if self.transposed:
-            packed = np.concatenate([np.swapaxes(block, 0, 1) for block in blocks])
-        else:
-            packed = np.concatenate(blocks)
-        result.inputs[1] = np.ascontiguousarray(packed)
-        result.attributes["group"] = len(blocks)
+            packed = np.swapaxes(packed, 1, 2)
+        result.inputs[1] = np.ascontiguousarray(packed.reshape(-1, *packed.shape[2:]))
+        result.attributes["group"] = packed.shape[0]
+
+
+def regroup(split: np.ndarray, into: np.ndarray, out: np.ndarray) -> np.ndarray:
+    """The weight of a grouped convolution for the channels that stay.
+
+    Args:
+        split: [group, outputs of a group, inputs of a group, *kernel].
+        into, out: input and output channels that stay, ascending, counted through all groups.
+
+    Returns:
+        The same layout with equal groups, the most for which all groups have the same size; groups of which nothing
+        stays are gone, and merged ones hold zeros between their parts.
+    """
+    groups, per_out, per_in = split.shape[:3]
+    places = [(into[into // per_in == g] % per_in, out[out // per_out == g] % per_out) for g in range(groups)]
+    blocks = [split[g][np.ix_(o, i)] for g, (i, o) in enumerate(places) if i.size or o.size]
+    sizes = np.array([block.shape[:2] for block in blocks])
+    merged, width, height = next(
+        m
+        for m in merges(sizes[:, 1], sizes[:, 0])
+        if (len(blocks) // m[0] * m[1], len(blocks) // m[0] * m[2]) == (into.size, out.size)
+    )
+    packed = np.zeros((len(blocks) // merged, height, width, *split.shape[3:]), split.dtype)
+    for group in range(packed.shape[0]):
+        row = column = 0
+        for block in blocks[group * merged : (group + 1) * merged]:
+            packed[group, row : row + block.shape[0], column : column + block.shape[1]] = block
+            row, column = row + block.shape[0], column + block.shape[1]
+    return packed
 
 
 register(Convolution(False), "Conv")

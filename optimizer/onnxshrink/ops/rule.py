@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
+import onnx
 
 from ..graph.view import Dim, Graph, Node, Shape
 from .fact import Fact, slices
@@ -213,6 +214,13 @@ class Rule:
         """Shapes of outputs that follow from known integer operands."""
         return {}
 
+    def stand_in(self, node: Node, context: Context) -> list[onnx.NodeProto] | None:
+        """Nodes of the default domain that give outputs of the same shapes and types, by the names in the file.
+
+        For an operator that onnx's inference does not know: it sees these instead. None: it sees the node as it is.
+        """
+        return None
+
     def ties(self, node: Node, context: Context) -> list[Tie]:
         """Which slices stand or fall together; axes that are not mentioned are pinned."""
         return []
@@ -248,6 +256,11 @@ def register(rule: Rule, *operators: str, domain: str = "") -> Rule:
     for operator in operators:
         _RULES[domain, operator] = rule
     return rule
+
+
+def registered() -> dict[tuple[str, str], Rule]:
+    """All rules by (domain, operator), without those for what the package itself makes of a graph."""
+    return {key: rule for key, rule in _RULES.items() if key != SELECTION}
 
 
 def rule_for(node: Node) -> Rule:

@@ -6,7 +6,7 @@ always set. Closing a tie only ever sets more of the masks.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,7 +104,10 @@ def _shadows(grid: np.ndarray) -> list[np.ndarray]:
 class EqualPerGroup:
     """A grouped convolution: every group that stays keeps the same number of inputs, and of outputs.
 
-    Which channels fill a group up is a choice, made by `fill` after everything else has converged.
+    Which channels fill a group up is a choice, made by `fill` after everything else has converged. Groups of very
+    different sizes may be merged, some neighbours at a time, into fewer groups with zeros in their weights: where
+    that takes fewer channels and no more multiply-adds. Groups with one channel on a side (depthwise) stay as they
+    are: runtimes have kernels of their own for them.
     """
 
     x: Port
@@ -127,16 +130,122 @@ class EqualPerGroup:
     def fill(self, kept: Kept) -> Growth:
         """The choice: groups that hold too few channels take their first ones that were free."""
         x, y = kept(self.x).reshape(self.groups, -1), kept(self.y).reshape(self.groups, -1)
-        alive = x.any(axis=1) | y.any(axis=1)
+        alive = np.flatnonzero(x.any(axis=1) | y.any(axis=1))
+        if not alive.size:
+            return []
+        single = 1 in (x.shape[1], y.shape[1])
+        merged = 1 if single else _best_merge(x[alive].sum(axis=1), y[alive].sum(axis=1))
         growth: Growth = []
         for port, mask in ((self.x, x), (self.y, y)):
-            target = max(1, int(mask.sum(axis=1).max(initial=0)))
             full = mask.copy()
-            for group in np.flatnonzero(alive & (mask.sum(axis=1) < target)):
-                free = np.flatnonzero(~mask[group])
-                full[group, free[: target - int(mask[group].sum())]] = True
+            runs = alive.reshape(-1, merged)
+            target = max(1, int(mask[runs].sum(axis=(1, 2)).max()))
+            for run in runs:
+                run_mask = full[run].reshape(-1)
+                free = np.flatnonzero(~run_mask)
+                run_mask[free[: target - int(run_mask.sum())]] = True
+                full[run] = run_mask.reshape(merged, -1)
             growth += _growth(kept, port, full.reshape(-1))
         return growth
 
 
-Tie = Same | Picks | Grid | EqualPerGroup
+@dataclass(frozen=True, eq=False)
+class Blocks:
+    """Blocks of slices that several axes have in common, such as the heads of an attention.
+
+    A block of which any axis keeps something stays on all of them. Every block that stays keeps the same number of
+    slices of an axis, at least one; all of them where the axis is `whole`. Which slices fill a block up is a choice.
+
+    Attributes:
+        ports: the axes; one axis may come more than once.
+        index: for each of them the slices of each block, [block, slice of the block].
+        whole: for each of them, whether its blocks stand or fall as a whole.
+    """
+
+    ports: tuple[Port, ...]
+    index: tuple[np.ndarray, ...]
+    whole: tuple[bool, ...]
+
+    def close(self, kept: Kept) -> Growth:
+        masks = [kept(port)[index] for port, index in zip(self.ports, self.index, strict=True)]
+        alive = np.logical_or.reduce([mask.any(axis=1) for mask in masks])
+        growth: Growth = []
+        for port, index, whole in zip(self.ports, self.index, self.whole, strict=True):
+            if whole or index.shape[1] == 1:
+                growth += _growth(kept, port, _set(kept, port, index[alive]))
+        return growth
+
+    def fill(self, kept: Kept) -> Growth:
+        """The choice: blocks that hold too few slices take their first ones that were free."""
+        masks = [kept(port)[index] for port, index in zip(self.ports, self.index, strict=True)]
+        alive = np.logical_or.reduce([mask.any(axis=1) for mask in masks])
+        growth: Growth = []
+        for port, index, mask in zip(self.ports, self.index, masks, strict=True):
+            target = max(1, int(mask.sum(axis=1).max(initial=0)))
+            chosen = [
+                index[block][~mask[block]][: target - int(mask[block].sum())] for block in np.flatnonzero(alive)
+            ]
+            if chosen:
+                growth += _growth(kept, port, _set(kept, port, np.concatenate(chosen)))
+        return growth
+
+
+def _set(kept: Kept, port: Port, slices: np.ndarray) -> np.ndarray:
+    """What a port keeps, and these slices."""
+    mask = kept(port).copy()
+    mask[slices] = True
+    return mask
+
+
+@dataclass(frozen=True, eq=False)
+class Feeds:
+    """Slices of one axis that feed each other, in several parts: if part p and slice j are kept, so is every slice k
+    with matrix[p, j, k].
+    """
+
+    a: Port
+    parts: Port
+    matrix: np.ndarray
+
+    @property
+    def ports(self) -> tuple[Port, ...]:
+        return (self.a, self.parts)
+
+    def close(self, kept: Kept) -> Growth:
+        a, fed = kept(self.a), self.matrix[kept(self.parts)].any(axis=0)
+        while True:
+            grown = a | fed[a].any(axis=0)
+            if (grown == a).all():
+                return _growth(kept, self.a, a)
+            a = grown
+
+
+def merges(inputs: np.ndarray, outputs: np.ndarray) -> Iterator[tuple[int, int, int]]:
+    """Ways to merge neighbouring groups.
+
+    Args:
+        inputs, outputs: channels that each group keeps, [G].
+
+    Yields:
+        (groups merged at a time, inputs, outputs of the largest merged group), from 1 up.
+    """
+    for merged in range(1, inputs.size + 1):
+        if inputs.size % merged == 0:
+            sums = inputs.reshape(-1, merged).sum(axis=1), outputs.reshape(-1, merged).sum(axis=1)
+            yield merged, max(1, int(sums[0].max())), max(1, int(sums[1].max()))
+
+
+def _best_merge(inputs: np.ndarray, outputs: np.ndarray) -> int:
+    """How many neighbouring groups to merge at a time: fewest channels, and no more multiply-adds than unmerged."""
+    best, fewest, limit = 1, 0, 0
+    for merged, into, out in merges(inputs, outputs):
+        groups = inputs.size // merged
+        channels, work = groups * (into + out), groups * into * out
+        if merged == 1:
+            fewest, limit = channels, work
+        elif channels < fewest and work <= limit:
+            best, fewest = merged, channels
+    return best
+
+
+Tie = Same | Picks | Grid | EqualPerGroup | Blocks | Feeds

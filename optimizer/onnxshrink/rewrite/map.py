@@ -26,7 +26,7 @@ from ..channels.plan import Plan
 from ..channels.solve import Solution
 from ..graph.view import Node
 from ..ops.contraction import Contraction
-from ..ops.conv import Convolution
+from ..ops.conv import Convolution, regroup
 from ..ops.rule import Rewrite, rule_for
 from .cut import PlannedCut
 from .execute import Execution
@@ -180,11 +180,7 @@ def _regroup(array: np.ndarray, group: Mapping[str, Any], transposed: bool) -> n
     """The weight of a grouped convolution for the inputs and outputs that stay."""
     count = group["before"]
     split = array.reshape(count, array.shape[0] // count, *array.shape[1:])
-    blocks = []
-    inputs, outputs = np.array(group["inputs"]), np.array(group["outputs"])
-    per_in, per_out = (split.shape[1], split.shape[2]) if transposed else (split.shape[2], split.shape[1])
-    for g in range(count):
-        i, o = inputs[inputs // per_in == g] % per_in, outputs[outputs // per_out == g] % per_out
-        if i.size and o.size:
-            blocks.append(split[g][np.ix_(i, o)] if transposed else split[g][np.ix_(o, i)])
-    return np.concatenate(blocks)
+    split = np.swapaxes(split, 1, 2) if transposed else split
+    packed = regroup(split, np.array(group["inputs"]), np.array(group["outputs"]))
+    packed = np.swapaxes(packed, 1, 2) if transposed else packed
+    return packed.reshape(-1, *packed.shape[2:])

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..graph.view import Node
 from ..ops.broadcast import Broadcast
+from ..ops.contraction import Contraction
 from ..ops.rule import free_slices
 from ..ops.tie import Port, Same
 from .analysis import Analysis
@@ -104,12 +105,13 @@ def _of_sum(node: Node, analysis: Analysis) -> list[Disagreement]:
 def _of_readers(tensor: str, analysis: Analysis) -> list[Disagreement]:
     context, solution = analysis.context, analysis.solution
     readers = [node for node, _ in context.graph.consumers[tensor] if solution.active(node)]
-    if len({node.index for node in readers}) < 2:
-        return []
+    ports = [
+        rule.absorbing_port(node, context) for node in readers if isinstance(rule := context.rule(node), Contraction)
+    ]
     found = []
     for axis in range(1, context.rank(tensor) or 0):
         size, port = context.size(tensor, axis), (tensor, axis)
-        if size is None or size < 2:
+        if size is None or size < 2 or len(readers) < 2 or port not in ports:
             continue
         holdable = solution.kept(port) & ~_pinned(port, analysis)
         needs = [_demanded(node, port, analysis) & holdable for node in readers]
@@ -122,7 +124,7 @@ def _of_readers(tensor: str, analysis: Analysis) -> list[Disagreement]:
 
 
 def _demanded(node: Node, port: Port, analysis: Analysis) -> np.ndarray:
-    """Slices of a tensor that a reader needs, or that it must have for its output to be whole."""
+    """Slices of a tensor that a reader needs, or that it passes on to somebody who does."""
     context, solution = analysis.context, analysis.solution
     tensor, axis = port
     size = context.size(tensor, axis) or 1

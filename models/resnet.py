@@ -1,4 +1,4 @@
-"""He's CIFAR ResNet (20, 56, 110 layers; arXiv 1512.03385, section 4.2) with gates, and its input normalisation.
+"""He's CIFAR ResNet (20, 56, 110 layers; arXiv 1512.03385, section 4.2), and its input normalisation.
 
 Shortcuts that change shape are 1x1 projections with BatchNorm (He's option B). Option A pads channels with zeros and
 strides by slicing, which couples channel c of one stream to channel c + C/4 of the next; a projection lets each stream
@@ -9,8 +9,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-
-from onnxshrink.gates import Gate, GatedConv, GatedLinear
 
 WIDTHS = (16, 32, 64)
 
@@ -27,22 +25,26 @@ class Normalize(nn.Module):
         return (x - self.mean) / self.std
 
 
-class Block(nn.Module):
-    """relu(gate_out(BN(conv(relu(gate_mid(BN(conv(x))))))) + shortcut(x)), with gate_out that of the stream."""
+def convolution(into: int, out: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    """Conv without bias, then BatchNorm."""
+    return nn.Sequential(nn.Conv2d(into, out, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(out))
 
-    def __init__(self, incoming: Gate, stream: Gate, stride: int) -> None:
+
+class Block(nn.Module):
+    """relu(BN(conv(relu(BN(conv(x))))) + shortcut(x))."""
+
+    def __init__(self, into: int, out: int, stride: int) -> None:
         super().__init__()
-        middle = Gate(stream.channels)
-        self.first = GatedConv([incoming], middle, 3, stride)
-        self.second = GatedConv([middle], stream, 3)
-        self.shortcut = nn.Identity() if incoming is stream else GatedConv([incoming], stream, 1, stride)
+        self.first = convolution(into, out, 3, stride)
+        self.second = convolution(out, out, 3)
+        self.shortcut = nn.Identity() if into == out else convolution(into, out, 1, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(self.second(torch.relu(self.first(x))) + self.shortcut(x))
 
 
 class ResNet(nn.Module):
-    """Three stages of n blocks at `widths` channels; depth = 6n + 2. One gate for each residual stream.
+    """Three stages of n blocks at `widths` channels; depth = 6n + 2.
 
     Input [N, 3, H, W] float in [0, 1], output [N, classes] logits.
 
@@ -62,17 +64,15 @@ class ResNet(nn.Module):
         blocks, rest = divmod(depth - 2, 6)
         if rest or blocks < 1:
             raise ValueError(f"ResNet: depth must be 6n + 2 (20, 56, 110), not {depth}")
-        streams = [Gate(width) for width in widths]
         self.normalize = Normalize(mean, std)
-        self.stem = GatedConv([len(mean)], streams[0])
-        stages = []
-        incoming = streams[0]
-        for number, stream in enumerate(streams):
+        self.stem = convolution(len(mean), widths[0], 3)
+        stages, into = [], widths[0]
+        for number, width in enumerate(widths):
             for index in range(blocks):
-                stages.append(Block(incoming, stream, stride=2 if number and not index else 1))
-                incoming = stream
+                stages.append(Block(into, width, stride=2 if number and not index else 1))
+                into = width
         self.blocks = nn.Sequential(*stages)
-        self.head = GatedLinear([incoming], classes)
+        self.head = nn.Linear(into, classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -24,6 +24,9 @@ from torch.nn import functional
 
 from onnxshrink import gates
 
+FORMS = {"importance": "sigmoid", "relax": "step"}
+"""The gate of each search: where the gates themselves are trained, no scale may hide in them."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -100,15 +103,16 @@ class Training:
 
     settings: Settings
     done: int = 0
-    network: ResNet = field(init=False)
-    contractions: list[gates.Contraction] = field(init=False)
+    network: gates.Gated = field(init=False)
+    size: gates.Size = field(init=False)
     importance: gates.Importance = field(init=False)
 
     def __post_init__(self) -> None:
         s = self.settings
         torch.manual_seed(s.seed)
-        self.network = ResNet(s.depth, CIFAR10_MEAN, CIFAR10_STD).to(memory_format=torch.channels_last)
-        self.contractions = gates.contractions_of(self.network, torch.zeros(1, 3, 32, 32))
+        network = ResNet(s.depth, CIFAR10_MEAN, CIFAR10_STD).to(memory_format=torch.channels_last)
+        self.network = gates.augment(network, torch.zeros(2, 3, 32, 32), form=FORMS[s.search])
+        self.size = gates.Size(self.network)
         weights, alphas = gates.parameter_groups(self.network)
         self.weight_optimizer = torch.optim.SGD(
             weights, lr=s.dense_rate, momentum=0.9, nesterov=True, weight_decay=s.weight_decay
@@ -142,7 +146,7 @@ class Training:
         """Close gates at the end of a search step; returns how many channels."""
         if self.settings.search == "relax":
             return gates.prune_gates(self.network, close)
-        return gates.close_gates(self.importance, self.contractions, close)
+        return gates.close_gates(self.importance, self.size, close)
 
     def run_epoch(self, epoch: Epoch, images: Images, tick: Callable[[int], None]) -> dict[str, float]:
         """Train for one epoch; returns what is worth logging."""
@@ -150,8 +154,8 @@ class Training:
         rate = {"dense": s.dense_rate, "search": s.search_rate, "finetune": s.finetune_rate}[epoch.phase]
         searching = epoch.phase == "search"
         relaxing = searching and s.search == "relax"
-        gate_list = gates.gates_of(self.network)
-        self.importance = gates.Importance(gate_list)
+        gate_list = self.network.gate_list
+        self.importance = gates.Importance(self.network)
         for gate in gate_list:
             gate.alpha.requires_grad_(searching)
         self.network.train()
@@ -173,7 +177,7 @@ class Training:
             if relaxing:
                 in_step = epoch.step_begin + share * (epoch.step_end - epoch.step_begin)
                 ramp = gates.cubic_ramp(in_step, 0.0, s.ejector_full, s.ejector_weight)
-                loss = loss + s.size_weight * gates.size_loss(self.contractions, s.target)
+                loss = loss + s.size_weight * self.size.loss(s.target)
                 loss = loss + ramp * gates.ejector_loss(gate_list, s.sigma)
             self.weight_optimizer.zero_grad(set_to_none=True)
             self.gate_optimizer.zero_grad(set_to_none=True)
@@ -188,7 +192,7 @@ class Training:
             with torch.no_grad():
                 w = torch.cat([gate.weights()[gate.mask > 0] for gate in gate_list])
                 result["undecided"] = int(((w > 0.1) & (w < 0.9)).sum())
-                result["relaxed_macs"] = gates.relative_macs(self.contractions).item()
+                result["relaxed_macs"] = self.size.relaxed().item()
         self.done += 1
         return result
 
@@ -243,7 +247,7 @@ def train(
             if epoch.close is not None:
                 result["accuracy_before_closing"] = torch_accuracy(training.network, check, settings.bf16)
                 result["closed_now"] = training.close_gates(epoch.close)
-            result["kept_macs"] = gates.kept_macs(training.contractions)
+            result["kept_macs"] = training.size.kept()
             result["check_accuracy"] = torch_accuracy(training.network, check, settings.bf16)
             result["seconds"] = time.monotonic() - began
             training.save(checkpoint)
@@ -262,7 +266,7 @@ def train(
 def write(training: Training, path: Path, test: Images, console: Console) -> None:
     """Export the network as it is and say how good the file is."""
     gates.export(training.network, path, torch.zeros(2, 3, 32, 32))
-    share = gates.kept_macs(training.contractions)
+    share = training.size.kept()
     console.print(
         f"{path.name}: {100 * accuracy(path, test):.2f} % of {len(test)} test images under ONNX Runtime, "
         f"{100 * share:.1f} % of the multiply-adds kept, {path.stat().st_size:,} bytes",

@@ -24,31 +24,25 @@ def one_thread():
 
 
 @pytest.fixture
-def network():
-    """A small gated ResNet in eval mode whose BatchNorms are far from the identity."""
-    torch = pytest.importorskip("torch")
-    from resnet import ResNet
+def gated():
+    """A small ResNet with gates, in eval mode, whose BatchNorms are far from the identity."""
+    pytest.importorskip("torch")
+    from onnxshrink import gates
 
-    torch.manual_seed(0)
-    network = ResNet(8, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.3), widths=(4, 6, 8))
-    for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.uniform_(module.weight, 0.5, 2)
-            torch.nn.init.uniform_(module.bias, -1, 1)
-            torch.nn.init.uniform_(module.running_mean, -1, 1)
-            torch.nn.init.uniform_(module.running_var, 0.5, 2)
-    return network.eval()
+    from .networks import made
+
+    return gates.augment(*made("resnet")).eval()
 
 
 @pytest.fixture
-def half_pruned(network):
-    """The same with gates between 0 and 1, and every other channel of every gate pruned."""
+def half_pruned(gated):
+    """The same with gates between 0 and 1, and every other unit of every gate pruned."""
     torch = pytest.importorskip("torch")
     from onnxshrink import gates
 
-    for gate in gates.gates_of(network):
+    for gate in gated.gate_list:
         torch.nn.init.uniform_(gate.alpha, -0.3, 1)
         with torch.no_grad():
             gate.alpha[::2] = -2
-    gates.prune_gates(network, 0.02)
-    return network
+    gates.prune_gates(gated, 0.02)
+    return gated

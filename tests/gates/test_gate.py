@@ -1,4 +1,4 @@
-"""Gates: nearly the identity at the start, one object per residual stream, pruned for good."""
+"""Gates: nearly the identity at the start, three forms, pruned for good."""
 
 import math
 
@@ -11,37 +11,22 @@ from onnxshrink.errors import InputError  # noqa: E402
 
 
 def test_a_new_gate_is_nearly_the_identity():
-    x = torch.randn(2, 5, 3, 3)
-    y = gates.Gate(5)(x)
-    torch.testing.assert_close(y, x / (1 + math.exp(-5)))
-    assert (y - x).abs().max() <= 0.007 * x.abs().max()
+    assert gates.Gate(3).weights().tolist() == pytest.approx([1 / (1 + math.exp(-5))] * 3)
+    assert gates.Gate(3, identity=True).weights().tolist() == [1, 1, 1]
+    assert gates.StepGate(3).weights().tolist() == [1, 1, 1]
 
 
-def test_a_gated_layer_is_conv_then_batchnorm_then_gate():
-    torch.manual_seed(0)
-    gate = gates.Gate(6)
+def test_a_gate_multiplies_what_is_behind_the_normalization(gated):
+    """Conv -> BatchNorm -> gate, said with parameters instead of an activation."""
+    network = gated.network
+    gate = gated.gates["blocks/0/first/0"]
     torch.nn.init.uniform_(gate.alpha, -1, 1)
-    layer = gates.GatedConv([3], gate, stride=2)
-    torch.nn.init.uniform_(layer.bn.weight, 0.5, 2)
-    torch.nn.init.uniform_(layer.bn.bias, -1, 1)
-    x = torch.randn(4, 3, 9, 9)
-    for training in (True, False):
-        layer.train(training)
-        statistics = {k: v.clone() for k, v in layer.bn.state_dict().items()}
-        one_pass = layer(x)
-        layer.bn.load_state_dict(statistics)
-        torch.testing.assert_close(one_pass, gate(layer.bn(layer.conv(x))))
-
-
-def test_a_residual_stream_has_one_gate(network):
-    for block in network.blocks:
-        assert block.second.reads == (block.first.gate,)
-        if isinstance(block.shortcut, gates.GatedConv):
-            assert block.shortcut.gate is block.second.gate
-        else:
-            assert block.first.reads == (block.second.gate,)
-    streams_and_middles = 3 + len(network.blocks)
-    assert len(gates.gates_of(network)) == streams_and_middles
+    seen = {}
+    network.blocks[0].first.register_forward_hook(lambda m, i, o: seen.update(x=i[0], y=o))
+    with torch.no_grad():
+        gated(torch.rand(2, 3, 16, 16))
+        plain = network.blocks[0].first[1](network.blocks[0].first[0](seen["x"]))
+        torch.testing.assert_close(seen["y"], plain * gate.weights().view(1, -1, 1, 1))
 
 
 def test_pruning_keeps_what_is_above_the_threshold_and_is_final():
@@ -55,10 +40,35 @@ def test_pruning_keeps_what_is_above_the_threshold_and_is_final():
     assert gate.mask.tolist() == [0, 1, 1]
 
 
+def test_an_anchored_gate_always_leaves_one_open():
+    gate = gates.Gate(3, anchored=True)
+    gate.alpha.data = torch.tensor([-3.0, -2.0, -4.0])
+    assert gate.weights().max() == 1
+    assert gates.prune_gates(gate, 0.5) == 2
+    assert gate.mask.tolist() == [0, 1, 0]
+
+
+def test_a_step_gate_is_open_or_closed_with_the_gradient_of_the_sigmoid():
+    gate = gates.StepGate(3, slope=2.0)
+    gate.alpha.data = torch.tensor([-0.1, 0.1, 3.0])
+    w = gate.weights()
+    assert w.tolist() == [0, 1, 1]
+    w.sum().backward()
+    soft = torch.sigmoid(2 * gate.alpha.detach())
+    torch.testing.assert_close(gate.alpha.grad, 2 * soft * (1 - soft))
+
+
+def test_hard_concrete_gates_are_drawn_in_training_and_fixed_in_evaluation():
+    torch.manual_seed(0)
+    gate = gates.HardConcrete(20_000, start=0.5)
+    drawn = gate.train().weights().detach()
+    assert 0 < (drawn == 0).float().mean() < 1
+    assert 0 < (drawn == 1).float().mean() < 1
+    # the share of open gates is the probability that the size loss uses
+    assert float((drawn > 0).float().mean()) == pytest.approx(float(gate.open()[0].detach()), abs=0.01)
+    assert torch.equal(gate.eval().weights(), gate.weights())
+
+
 def test_a_threshold_outside_0_to_1_is_refused():
     with pytest.raises(InputError, match="no threshold"):
         gates.prune_gates(gates.Gate(3), 1.0)
-
-
-def test_a_gate_keeps_the_dtype_of_the_activation():
-    assert gates.Gate(4)(torch.ones(1, 4, 2, 2, dtype=torch.bfloat16)).dtype == torch.bfloat16

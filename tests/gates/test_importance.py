@@ -5,16 +5,17 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from onnxshrink import gates  # noqa: E402
+from onnxshrink.errors import InputError  # noqa: E402
 
 
-def loss_of(network, x, labels):
-    return torch.nn.functional.cross_entropy(network(x), labels)
+def loss_of(module, x, labels):
+    return torch.nn.functional.cross_entropy(module(x), labels)
 
 
-def scored(network, x, labels):
-    network.zero_grad()
-    importance = gates.Importance(gates.gates_of(network))
-    loss_of(network, x, labels).backward()
+def scored(gated, x, labels):
+    gated.zero_grad()
+    importance = gates.Importance(gated)
+    loss_of(gated, x, labels).backward()
     importance.add()
     return importance
 
@@ -25,56 +26,57 @@ def batch():
     return torch.rand(16, 3, 16, 16, generator=random), torch.randint(0, 10, (16,), generator=random)
 
 
-def test_score_is_the_squared_change_of_the_loss_to_first_order(network, batch):
-    network.double()
+def test_score_is_the_squared_change_of_the_loss_to_first_order(gated, batch):
+    gated.double()
     x, labels = batch[0].double(), batch[1]
-    gate = network.blocks[1].first.gate
-    importance = scored(network, x, labels)
-    score = importance.scores[importance.gates.index(gate)]
+    gate = gated.gates["blocks/1/first/0"]
+    importance = scored(gated, x, labels)
+    score = importance.scores[gated.gate_list.index(gate)]
     step = 1e-6
-    for channel in range(gate.channels):
+    for unit in range(gate.units):
         losses = []
         for sign in (1, -1):
             with torch.no_grad():
-                gate.mask[channel] = 1 + sign * step
-                losses.append(loss_of(network, x, labels))
-                gate.mask[channel] = 1
+                gate.mask[unit] = 1 + sign * step
+                losses.append(loss_of(gated, x, labels))
+                gate.mask[unit] = 1
         # The mask scales w, so this is w dL/dw.
         slope = (losses[0] - losses[1]) / (2 * step)
-        assert score[channel].item() == pytest.approx(slope.item() ** 2, rel=1e-3)
+        assert score[unit].item() == pytest.approx(slope.item() ** 2, rel=1e-3)
 
 
-def test_score_ignores_a_scale_moved_from_gamma_into_the_next_weights(network, batch):
-    block = network.blocks[1]
-    before = scored(network, *batch).scores
+def test_score_ignores_a_scale_moved_from_gamma_into_the_next_weights(gated, batch):
+    block = gated.network.blocks[1]
+    before = scored(gated, *batch).scores
     with torch.no_grad():
-        block.first.bn.weight *= 0.02
-        block.first.bn.bias *= 0.02
-        block.second.conv.weight *= 50
-    for one, two in zip(before, scored(network, *batch).scores, strict=True):
+        block.first[1].weight *= 0.02
+        block.first[1].bias *= 0.02
+        block.second[0].weight *= 50
+    for one, two in zip(before, scored(gated, *batch).scores, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-7)
 
 
-def test_closing_goes_down_to_the_target_and_not_below_the_floor(network, batch):
-    found = gates.contractions_of(network, batch[0][:1])
-    importance = scored(network, *batch)
-    assert gates.close_gates(importance, found, 1.0) == 0
-    closed = gates.close_gates(importance, found, 0.6)
-    assert closed == sum(gate.channels - gate.kept for gate in importance.gates)
-    assert 0.4 < gates.kept_macs(found) <= 0.6
-    gates.close_gates(importance, found, 0.0, floor=0.5)
-    assert all(gate.kept >= gate.channels / 2 for gate in importance.gates)
+def test_closing_goes_down_to_the_target_and_not_below_the_floor(gated, batch):
+    size = gates.Size(gated)
+    importance = scored(gated, *batch)
+    assert gates.close_gates(importance, size, 1.0) == 0
+    closed = gates.close_gates(importance, size, 0.6)
+    assert closed == sum(gate.units - gate.kept for gate in gated.gate_list)
+    assert 0.4 < size.kept() <= 0.6
+    with pytest.raises(InputError, match="every gate is at its floor"):
+        gates.close_gates(importance, size, 0.0, floor=0.5)
+    assert all(gate.kept >= gate.units / 2 for gate in gated.gate_list)
 
 
-def test_the_first_channel_to_go_is_the_least_important_for_what_it_saves(network, batch):
-    found = gates.contractions_of(network, batch[0][:1])
-    importance = scored(network, *batch)
+def test_the_first_unit_to_go_is_the_least_important_for_what_it_saves(gated, batch):
+    size = gates.Size(gated)
+    importance = scored(gated, *batch)
     values = {}
-    for number, gate in enumerate(importance.gates):
-        for channel in range(gate.channels):
-            gate.mask[channel] = 0
-            values[number, channel] = importance.scores[number][channel].item() / (1 - gates.kept_macs(found))
-            gate.mask[channel] = 1
-    assert gates.close_gates(importance, found, 0.9999) == 1
-    number, channel = min(values, key=values.get)
-    assert importance.gates[number].mask[channel] == 0
+    for number, gate in enumerate(gated.gate_list):
+        for unit in range(gate.units):
+            gate.mask[unit] = 0
+            values[number, unit] = importance.scores[number][unit].item() / (1 - size.kept())
+            gate.mask[unit] = 1
+    assert gates.close_gates(importance, size, 0.9999) == 1
+    number, unit = min(values, key=values.get)
+    assert gated.gate_list[number].mask[unit] == 0

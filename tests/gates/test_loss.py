@@ -21,52 +21,45 @@ def closed_form(stem: int, middles: list[int], streams: list[int], size: int, cl
     return macs + incoming * classes
 
 
-def test_original_macs_are_the_closed_form(network):
-    found = gates.contractions_of(network, torch.zeros(1, 3, 16, 16))
-    assert sum(c.original() for c in found) == closed_form(4, [4, 6, 8], [4, 6, 8], 16, 10)
+def test_original_macs_are_the_closed_form(gated):
+    size = gates.Size(gated)
+    assert size.whole == 2 * closed_form(4, [4, 6, 8], [4, 6, 8], 16, 10)  # the example is a batch of 2
+    assert gates.Size(gated, "parameters").whole == sum(p.numel() for p in gated.network.parameters())
 
 
-def test_relaxed_macs_at_gates_of_0_and_1_are_those_of_the_narrow_network(network):
-    found = gates.contractions_of(network, torch.zeros(1, 3, 16, 16))
-    kept_streams, kept_middles = [3, 2, 5], [1, 4, 7]
-    streams = [network.stem.gate] + [block.second.gate for block in network.blocks[1:]]
-    middles = [block.first.gate for block in network.blocks]
-    for gate, kept in zip(streams + middles, kept_streams + kept_middles, strict=True):
-        gate.alpha.data = torch.where(torch.arange(gate.channels) < kept, 20.0, -20.0)
-    narrow = closed_form(3, kept_middles, kept_streams, 16, 10)
+def test_relaxed_macs_at_gates_of_0_and_1_are_those_of_the_narrow_network(gated):
+    size = gates.Size(gated)
+    kept = {"stem/0": 3, "blocks/1/second/0": 2, "blocks/2/second/0": 5}
+    middles = {"blocks/0/first/0": 1, "blocks/1/first/0": 4, "blocks/2/first/0": 7}
+    for name, count in {**kept, **middles}.items():
+        gate = gated.gates[name]
+        gate.alpha.data = torch.where(torch.arange(gate.units) < count, 20.0, -20.0)
+    narrow = closed_form(3, list(middles.values()), list(kept.values()), 16, 10)
     full = closed_form(4, [4, 6, 8], [4, 6, 8], 16, 10)
-    assert gates.relative_macs(found).item() == pytest.approx(narrow / full, rel=1e-6)
-    gates.prune_gates(network, 0.5)
-    assert gates.relative_macs(found).item() == pytest.approx(narrow / full, rel=1e-6)
-    assert gates.kept_macs(found) == narrow / full
+    assert size.relaxed().item() == pytest.approx(narrow / full, rel=1e-6)
+    gates.prune_gates(gated, 0.5)
+    assert size.relaxed().item() == pytest.approx(narrow / full, rel=1e-6)
+    assert size.kept() == narrow / full
 
 
-def test_counting_leaves_the_training_mode_alone(network):
-    network.train()
-    statistics = network.stem.bn.running_mean.clone()
-    gates.contractions_of(network, torch.randn(1, 3, 16, 16))
-    assert network.training
-    assert torch.equal(network.stem.bn.running_mean, statistics)
+def test_a_cost_is_a_product_of_what_is_open(gated):
+    """A table of one's own: 7 for each pair of two gates, 3 for each unit of another."""
+    units = [gated.coupling.axes[f"{name}.weight"][0] for name in ("stem.0", "blocks.0.first.0", "blocks.1.first.0")]
+    table = [gates.Cost("pairs", 7.0, (units[0], units[1])), gates.Cost("units", 3.0, (units[2],))]
+    size = gates.Size(gated, costs=table)
+    gated.gates["stem/0"].mask[0] = 0
+    gated.gates["blocks/1/first/0"].mask[:2] = 0
+    assert size.kept() == (7 * 3 * 4 + 3 * 4) / (7 * 4 * 4 + 3 * 6)
 
 
-def test_a_layer_that_reads_two_sources_counts_both():
-    up, skip = gates.Gate(4), gates.Gate(6)
-    layer = gates.GatedConv([up, skip, 2], gates.Gate(5), kernel=1)
-    (found,) = gates.contractions_of(layer, torch.zeros(1, 12, 3, 3))
-    up.alpha.data = torch.tensor([20.0, 20, -20, -20])
-    w = 1 / (1 + math.exp(-5))
-    assert found.original() == 9 * 12 * 5
-    assert found.relaxed().item() == pytest.approx(9 * (2 + 6 * w + 2) * 5 * w)
-
-
-def test_size_loss_pulls_down_to_the_target_and_no_further(network):
-    found = gates.contractions_of(network, torch.zeros(1, 3, 16, 16))
-    share = gates.relative_macs(found).item()
-    assert gates.size_loss(found, 0.4).item() == pytest.approx(share - 0.4)
-    loss = gates.size_loss(found, share + 0.01)
+def test_size_loss_pulls_down_to_the_target_and_no_further(gated):
+    size = gates.Size(gated)
+    share = size.relaxed().item()
+    assert size.loss(0.4).item() == pytest.approx(share - 0.4)
+    loss = size.loss(share + 0.01)
     loss.backward()
     assert loss.item() == 0
-    assert all(not gate.alpha.grad.any() for gate in gates.gates_of(network))
+    assert all(not gate.alpha.grad.any() for gate in gated.gate_list)
 
 
 @pytest.mark.parametrize("sigma", [0.33, 1.0, 3.0])

@@ -21,8 +21,8 @@ def test_one_cycle_rises_to_the_peak_and_falls_to_0():
     assert gates.one_cycle(1.0, 0.3) == pytest.approx(0, abs=1e-9)
 
 
-def test_every_parameter_is_in_one_group_and_shared_gates_once(network):
-    weights, alphas = gates.parameter_groups(network)
+def test_every_parameter_is_in_one_group_and_shared_gates_once(gated):
+    weights, alphas = gates.parameter_groups(gated)
     ids = [id(p) for p in weights + alphas]
-    assert len(ids) == len(set(ids)) == len(list(network.parameters()))
-    assert {id(p) for p in alphas} == {id(gate.alpha) for gate in gates.gates_of(network)}
+    assert len(ids) == len(set(ids)) == len(list(gated.parameters()))
+    assert {id(p) for p in alphas} == {id(gate.alpha) for gate in gates.gates_of(gated)}

@@ -5,31 +5,36 @@ try:
 except ModuleNotFoundError as missing:
     raise ModuleNotFoundError("onnxshrink.gates needs PyTorch; pip install 'onnxshrink[train]'") from missing
 
+from .augment import Gated, augment, folded
+from .carry import apply
+from .coupling import Cost, Coupling, couple
 from .export import export
-from .fold import folded
-from .gate import Gate, gates_of, prune_gates
+from .gate import Gate, HardConcrete, StepGate, gates_of, prune_gates
 from .importance import Importance, close_gates
-from .layer import GatedConv, GatedLinear
-from .loss import Contraction, contractions_of, ejector_loss, kept_macs, relative_macs, size_loss
+from .loss import Size, ejector_loss
+from .removal import removed
 from .schedule import cubic_ramp, one_cycle, parameter_groups
 
 __all__ = [
-    "Contraction",
+    "Cost",
+    "Coupling",
     "Gate",
-    "GatedConv",
-    "GatedLinear",
+    "Gated",
+    "HardConcrete",
     "Importance",
+    "Size",
+    "StepGate",
+    "apply",
+    "augment",
     "close_gates",
-    "contractions_of",
+    "couple",
     "cubic_ramp",
     "ejector_loss",
     "export",
     "folded",
     "gates_of",
-    "kept_macs",
     "one_cycle",
     "parameter_groups",
     "prune_gates",
-    "relative_macs",
-    "size_loss",
+    "removed",
 ]

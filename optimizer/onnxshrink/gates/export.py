@@ -1,5 +1,6 @@
-"""Export: a gated module becomes one ONNX file in which every pruned channel is a zero filter with a zero bias."""
+"""Export: a gated network becomes one ONNX file in which every pruned unit is a zero filter with a zero bias."""
 
+import copy
 import os
 import tempfile
 from pathlib import Path
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .fold import folded
+from .augment import Gated, folded
 
 OPSET = 18
 
@@ -17,7 +18,7 @@ STACK_TRACE = "pkg.torch.onnx.stack_trace"
 
 
 def export(module: nn.Module, path: str | os.PathLike[str], example: Tensor, opset: int = OPSET) -> None:
-    """Write the module, gates folded and in eval mode, to `path` as a single file with a dynamic batch dimension.
+    """Write a network, in eval mode, with its gates folded if it has any, to `path` with a dynamic batch dimension.
 
     The input is named `input`, the output `output`; the exporter folds each BatchNorm into its Conv. The file appears
     whole or not at all.
@@ -30,8 +31,9 @@ def export(module: nn.Module, path: str | os.PathLike[str], example: Tensor, ops
     """
     if example.shape[0] < 2:
         raise InputError("the batch dimension would not stay dynamic", cure="export with an example batch of 2 or more")
+    network = folded(module) if isinstance(module, Gated) else copy.deepcopy(module)
     program = torch.onnx.export(
-        folded(module).eval(),
+        network.eval(),
         (example,),
         input_names=["input"],
         output_names=["output"],

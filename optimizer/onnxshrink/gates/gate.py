@@ -1,4 +1,10 @@
-"""The gate: one trainable number per channel that says whether the channel is worth its cost."""
+"""Gates: trainable numbers, one for each unit, that say whether the unit is worth its cost.
+
+Three forms. `Gate`, the default, is a sigmoid; `StepGate` is open or closed in the forward pass and a sigmoid in the
+backward pass, so that no scale can hide in it; `HardConcrete` draws gates that are often exactly 0 or 1.
+"""
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -10,50 +16,107 @@ ALPHA_START = 1.0
 
 
 class Gate(nn.Module):
-    """Multiply channel c by w_c = sigmoid(slope * alpha_c), or by exactly 0 once it is pruned.
+    """Multiply unit u by w_u = sigmoid(slope * alpha_u), or by exactly 0 once it is pruned.
 
-    Tensors that are added to each other share *one* Gate object, so that a residual stream keeps or drops a channel
-    everywhere at once. A gate starts at sigmoid(5) = 0.993: nearly the identity.
-
-    Source: Larson et al., "A Generalization of Continuous Relaxation in Structured Pruning" (arXiv 2308.14605).
+    A gate starts at sigmoid(5) = 0.993, nearly the identity. Source: Larson et al., "A Generalization of Continuous
+    Relaxation in Structured Pruning" (arXiv 2308.14605).
 
     Attributes:
-        alpha: [C] float, trainable; 0 is the undecided point.
-        mask: [C] float, 1 for a kept channel and 0 for a pruned one. Pruning is final: nothing sets it back to 1.
+        alpha: [n] float, trainable; 0 is the undecided point.
+        mask: [n] float, 1 for a unit that is kept and 0 for one that is pruned. Pruning is final.
+        slope: of the sigmoid; raising it as training goes on is the annealed form.
+        start: value of the gate at its beginning that counts as 1, so that training starts at the identity.
+        anchored: divide by the largest gate, so that one always stays open and the layer cannot vanish.
     """
 
     mask: Tensor
 
-    def __init__(self, channels: int, slope: float = SLOPE, start: float = ALPHA_START) -> None:
+    def __init__(
+        self,
+        units: int,
+        *,
+        slope: float = SLOPE,
+        start: float = ALPHA_START,
+        identity: bool = False,
+        anchored: bool = False,
+    ) -> None:
         super().__init__()
-        self.slope = slope
-        self.alpha = nn.Parameter(torch.full((channels,), float(start)))
-        self.register_buffer("mask", torch.ones(channels))
+        self.slope, self.anchored = slope, anchored
+        self.alpha = nn.Parameter(torch.full((units,), float(start)))
+        self.register_buffer("mask", torch.ones(units))
+        self.start = float(self.relaxed().detach()[0]) if identity and units else 1.0
 
     @property
-    def channels(self) -> int:
+    def units(self) -> int:
         return self.alpha.numel()
 
     @property
     def kept(self) -> int:
-        """Number of channels that are not pruned."""
+        """Number of units that are not pruned."""
         return int(self.mask.sum())
 
-    def weights(self) -> Tensor:
-        """The factors w, [C], in [0, 1]."""
-        return torch.sigmoid(self.slope * self.alpha) * self.mask
+    def relaxed(self) -> Tensor:
+        """The gates before pruning, [n], in [0, 1]."""
+        return torch.sigmoid(self.slope * self.alpha)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Scale x, [N, C, ...], channel by channel; the result keeps the dtype of x."""
-        shape = (1, -1) + (1,) * (x.dim() - 2)
-        return x * self.weights().to(x.dtype).view(shape)
+    def weights(self) -> Tensor:
+        """The factors w that multiply the units, [n]."""
+        w = self.relaxed() / self.start
+        if self.anchored:
+            w = w / (w * self.mask).max().clamp_min(1e-12)
+        return w * self.mask
+
+    def open(self) -> Tensor:
+        """How far each unit counts in a cost, [n] in [0, 1]."""
+        return self.weights()
 
     def extra_repr(self) -> str:
-        return f"{self.channels}, kept={self.kept}"
+        return f"{self.units}, kept={self.kept}"
+
+
+class StepGate(Gate):
+    """1 where alpha > 0 and else 0, with the gradient of the sigmoid (a straight-through estimator).
+
+    Source: Bengio et al., "Estimating or Propagating Gradients Through Stochastic Neurons" (arXiv 1308.3432),
+    section 4.
+    """
+
+    def relaxed(self) -> Tensor:
+        soft = torch.sigmoid(self.slope * self.alpha)
+        return (self.alpha > 0).to(soft.dtype) + (soft - soft.detach())
+
+
+class HardConcrete(Gate):
+    """A stretched and clipped concrete variable: drawn anew in each training pass, its median in evaluation.
+
+    Source: Louizos et al., "Learning Sparse Neural Networks through L0 Regularization" (arXiv 1712.01312), section
+    2.2; alpha is their log alpha.
+    """
+
+    BETA, LOW, HIGH = 2 / 3, -0.1, 1.1
+
+    def __init__(self, units: int, *, start: float = 3.0, anchored: bool = False) -> None:
+        super().__init__(units, slope=1.0, start=start, anchored=anchored)
+
+    def relaxed(self) -> Tensor:
+        noise: Tensor | float = 0.0
+        if self.training:
+            uniform = torch.rand_like(self.alpha).clamp(1e-6, 1 - 1e-6)
+            noise = torch.log(uniform) - torch.log1p(-uniform)
+        scale = self.BETA if self.training else 1.0
+        concrete = torch.sigmoid((noise + self.alpha) / scale)
+        return (concrete * (self.HIGH - self.LOW) + self.LOW).clamp(0, 1)
+
+    def open(self) -> Tensor:
+        """The probability that the gate is not zero (their equation 12)."""
+        return torch.sigmoid(self.alpha - self.BETA * math.log(-self.LOW / self.HIGH)) * self.mask
+
+
+FORMS = {"sigmoid": Gate, "step": StepGate, "hard-concrete": HardConcrete}
 
 
 def gates_of(module: nn.Module) -> list[Gate]:
-    """Every gate in the module, once, however many layers share it."""
+    """Every gate in the module."""
     return [m for m in module.modules() if isinstance(m, Gate)]
 
 
@@ -61,7 +124,7 @@ def gates_of(module: nn.Module) -> list[Gate]:
 def prune_gates(module: nn.Module, threshold: float) -> int:
     """Close every gate that is not open by more than `threshold`: keep iff w > threshold.
 
-    Changes the masks of the module's gates, and returns how many channels are newly pruned.
+    Changes the masks of the module's gates, and returns how many units are newly pruned.
 
     Raises:
         InputError: the threshold is not in [0, 1).
@@ -70,7 +133,9 @@ def prune_gates(module: nn.Module, threshold: float) -> int:
         raise InputError(f"a gate is between 0 and 1, so no threshold can be {threshold}", cure="take one in [0, 1)")
     closed = 0
     for gate in gates_of(module):
-        keep = (gate.weights() > threshold).to(gate.mask.dtype)
+        training = gate.training
+        keep = (gate.eval().weights() > threshold).to(gate.mask.dtype)
+        gate.train(training)
         closed += int((gate.mask - keep).sum())
         gate.mask.copy_(keep)
     return closed

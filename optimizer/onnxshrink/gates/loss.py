@@ -1,92 +1,88 @@
-"""The two loss terms that gates add to the task's own: size, and the ejector of undecided gates.
+"""What a gated network costs, and the two loss terms that gates add to the task's own: size, and the ejector.
 
-They need a long search. The factor of a gate can move into the next layer's weights, and a BatchNorm behind that layer
-hides it for good: where the search is short, all channels of a layer drift below the threshold together, and pruning
-then cuts the network through. Compare the accuracy before and after pruning; `importance` has no such drift.
+With the sigmoid gate a short search can go wrong: a gate's factor moves into the next layer's weights, a BatchNorm
+behind that layer hides it for good, all units of a layer drift below the threshold together, and pruning cuts the
+network through. The step gate has no factor to move; importance (importance.py) does not need one.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ..errors import InputError
+from .augment import Gated
+from .coupling import Cost
 from .gate import Gate
-from .layer import GatedConv, GatedLinear, Source, width
+
+KINDS = ("macs", "parameters")
 
 
-@dataclass(frozen=True)
-class Contraction:
-    """One Conv or Linear as the size loss sees it: MACs = per_pair * sum(reads) * writes.
+class Size:
+    """What a gated network costs, relative to what it cost before any pruning; differentiable in the gates.
 
-    Attributes:
-        per_pair: multiply-adds for one input channel and one output channel: kernel elements x output positions.
+    Args:
+        gated: the network.
+        kind: "macs" (of the example that it was traced with) or "parameters".
+        costs: instead of `kind`: for example latencies of layers by width, as `Cost`.
+
+    Raises:
+        InputError: there is no such kind.
     """
 
-    reads: tuple[Source, ...]
-    writes: Source
-    per_pair: int
+    def __init__(self, gated: Gated, kind: str = "macs", costs: Sequence[Cost] | None = None) -> None:
+        if costs is None and kind not in KINDS:
+            raise InputError(f"there is no size {kind!r}", cure=f"take one of {', '.join(KINDS)}")
+        self.gated = gated
+        found = list(costs) if costs is not None else gated.coupling.macs if kind == "macs" else parameter_costs(gated)
+        width = max(len(cost.terms) for cost in found)
+        counts = torch.zeros(len(found), width, 1 + len(gated.place))
+        for row, cost in enumerate(found):
+            for column in range(width):
+                if column < len(cost.terms):
+                    places = gated.places(cost.terms[column])
+                    counts[row, column] += torch.bincount(places, minlength=counts.shape[2])
+                else:
+                    counts[row, column, 0] = 1
+        self.counts = counts
+        self.each = torch.tensor([cost.each for cost in found], dtype=torch.float64)
+        self.whole = float(self._cost(torch.ones(counts.shape[2])))
 
-    def original(self) -> int:
-        """MACs with every channel."""
-        return self.per_pair * sum(map(width, self.reads)) * width(self.writes)
+    def _cost(self, row: Tensor) -> Tensor:
+        counts = self.counts.to(row.device)
+        return ((counts @ row).double().prod(dim=1) * self.each.to(row.device)).sum()
 
     def relaxed(self) -> Tensor:
-        """MACs with every channel counted by its gate, at the inputs and at the outputs; differentiable."""
-        return self.per_pair * torch.stack([_open(source) for source in self.reads]).sum() * _open(self.writes)
+        """A/A0 with every unit counted by its gate: a scalar with a gradient."""
+        return self._cost(self.gated.open()) / self.whole
 
-    def kept(self) -> int:
-        """MACs with pruned channels cut out."""
-        return self.per_pair * sum(map(_kept, self.reads)) * _kept(self.writes)
+    @torch.no_grad()
+    def kept(self) -> float:
+        """A/A0 with pruned units cut out."""
+        return float(self._cost(self.gated.masks())) / self.whole
 
+    def savings(self) -> Tensor:
+        """What closing each unit that is still open saves of A/A0 to first order, [1 + units]."""
+        row = self.gated.masks().requires_grad_()
+        (found,) = torch.autograd.grad(self._cost(row), row)
+        return found.detach() / self.whole
 
-def _open(source: Source) -> Tensor:
-    return torch.tensor(float(source)) if isinstance(source, int) else source.weights().sum()
-
-
-def _kept(source: Source) -> int:
-    return source if isinstance(source, int) else source.kept
-
-
-@torch.no_grad()
-def contractions_of(module: nn.Module, example: Tensor) -> list[Contraction]:
-    """Run the module once on `example` (batch of 1, in eval mode) and list its gated layers with their positions."""
-    found: list[Contraction] = []
-
-    def record(layer: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if isinstance(layer, GatedLinear):
-            found.append(Contraction(layer.reads, layer.out_features, 1))
-        elif isinstance(layer, GatedConv):
-            writes = layer.conv.out_channels if layer.gate is None else layer.gate
-            per_pair = math.prod(layer.conv.kernel_size) * math.prod(output.shape[2:])
-            found.append(Contraction(layer.reads, writes, per_pair))
-
-    layers = [m for m in module.modules() if isinstance(m, GatedConv | GatedLinear)]
-    hooks = [layer.register_forward_hook(record) for layer in layers]
-    training = module.training
-    try:
-        module.eval()(example)
-    finally:
-        module.train(training)
-        for hook in hooks:
-            hook.remove()
-    return found
+    def loss(self, target: float) -> Tensor:
+        """max(0, A/A0 - target): constant pull down to the target, none below it, so a network cannot vanish."""
+        return torch.relu(self.relaxed() - target)
 
 
-def relative_macs(contractions: Sequence[Contraction]) -> Tensor:
-    """A/A0: relaxed MACs over those of the *original* network, whatever has been pruned since; a scalar."""
-    return torch.stack([c.relaxed() for c in contractions]).sum() / sum(c.original() for c in contractions)
-
-
-def kept_macs(contractions: Sequence[Contraction]) -> float:
-    """Share of the original MACs that is left when every pruned channel is cut out of the network."""
-    return sum(c.kept() for c in contractions) / sum(c.original() for c in contractions)
-
-
-def size_loss(contractions: Sequence[Contraction], target: float) -> Tensor:
-    """max(0, A/A0 - target): constant pull down to the target, none below it, so a network cannot vanish."""
-    return torch.relu(relative_macs(contractions) - target)
+def parameter_costs(gated: Gated) -> list[Cost]:
+    """The number of elements of each parameter, by the units along its axes."""
+    names = {name for name, _ in gated.network.named_parameters()}
+    costs = []
+    for name, shape in gated.coupling.shapes.items():
+        if name in names:
+            axes = gated.coupling.axes.get(name, {})
+            fixed = math.prod(size for axis, size in enumerate(shape) if axis not in axes)
+            costs.append(Cost(name, float(fixed), tuple(axes.values())))
+    return costs
 
 
 def ejector_loss(gates: Sequence[Gate], sigma: float = 1.0) -> Tensor:

@@ -1,0 +1,152 @@
+"""Augmentation: any network with gates on its units, without a change to its code."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ..errors import InputError
+from .coupling import Coupling, couple
+from .gate import FORMS, Gate
+
+
+class Gated(nn.Module):
+    """A network whose units are multiplied by gates.
+
+    A gate multiplies parameters, not activations: scale and shift of the normalization behind a layer, or the layer's
+    own weight and bias where there is none. w (gamma x + beta) = (w gamma) x + w beta, so this is the gate behind the
+    layer, it costs no pass over an activation, and folding it is exact.
+
+    Attributes:
+        network: the network as it was given.
+        gates: one gate for each class of coupled units, by the name of the first layer that makes them.
+        coupling: what couples the units.
+    """
+
+    def __init__(self, network: nn.Module, coupling: Coupling, gates: Mapping[str, Gate], classes: list[list[int]]):
+        super().__init__()
+        self.network = network
+        self.gates = nn.ModuleDict(gates)
+        self.coupling = coupling
+        self.place = {unit: 1 + k for k, unit in enumerate(u for units in classes for u in units)}
+        for number, (name, axis) in enumerate(coupling.gated.items()):
+            self.register_buffer(f"index{number}", self.places(coupling.axes[name][axis]), persistent=False)
+
+    def places(self, units: Tensor) -> Tensor:
+        """Where in `factors` each unit's gate is, [n]; 0 for what has none."""
+        return torch.tensor([self.place.get(u, 0) for u in units.tolist()], dtype=torch.long)
+
+    def factors(self) -> Tensor:
+        """All gates in a row behind a 1 for what has no gate, [1 + units]."""
+        return self._row([gate.weights() for gate in self.gate_list])
+
+    def open(self) -> Tensor:
+        """How far each unit counts in a cost, in the order of `factors`."""
+        return self._row([gate.open() for gate in self.gate_list])
+
+    def masks(self) -> Tensor:
+        """1 for what is kept, 0 for what is pruned, in the order of `factors`."""
+        return self._row([gate.mask for gate in self.gate_list])
+
+    @property
+    def gate_list(self) -> list[Gate]:
+        return [gate for gate in self.gates.values() if isinstance(gate, Gate)]
+
+    def _row(self, parts: Sequence[Tensor]) -> Tensor:
+        return torch.cat([parts[0].new_ones(1), *parts])
+
+    def parameters_with_gates(self) -> dict[str, Tensor]:
+        """The gated parameters times their gates."""
+        factors, own = self.factors(), dict(self.network.named_parameters())
+        found = {}
+        for number, (name, axis) in enumerate(self.coupling.gated.items()):
+            parameter = own[name]
+            shape = [1] * parameter.dim()
+            shape[axis] = -1
+            index: Tensor = getattr(self, f"index{number}")
+            found[name] = parameter * factors[index].view(shape).to(parameter.dtype)
+        return found
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the network answers with its gates."""
+        return functional_call(self.network, self.parameters_with_gates(), args, kwargs)
+
+
+def augment(
+    network: nn.Module,
+    example: Tensor | tuple[Tensor, ...],
+    *,
+    form: str = "sigmoid",
+    anchored: Sequence[str] = (),
+    **options: Any,
+) -> Gated:
+    """Put gates on every unit of a network that can go.
+
+    Args:
+        network: any module that torch.export can trace; it is used, not copied.
+        example: inputs to trace it with, with a batch of at least 2.
+        form: "sigmoid", "step" or "hard-concrete".
+        anchored: names of gates (of the first layer of their class) of which one unit always stays open.
+        options: of the gate: slope, start, identity (see `Gate`).
+
+    Raises:
+        InputError: the network cannot be traced, nothing in it can be gated, or there is no such form or gate.
+    """
+    if form not in FORMS:
+        raise InputError(f"there is no gate form {form!r}", cure=f"take one of {', '.join(FORMS)}")
+    coupling = couple(network, example if isinstance(example, tuple) else (example,))
+    classes = classes_of(coupling)
+    if not classes:
+        raise InputError(
+            f"no unit of {type(network).__name__} can go: every layer's outputs are the network's own, or are read by "
+            "an operator that is not known"
+        )
+    unknown = set(anchored) - set(classes)
+    if unknown:
+        raise InputError(f"there is no gate {sorted(unknown)[0]!r}", cure=f"the gates are: {', '.join(classes)}")
+    gates = {
+        name.replace(".", "/"): FORMS[form](len(units), anchored=name in anchored, **options)
+        for name, units in classes.items()
+    }
+    return Gated(network, coupling, gates, list(classes.values()))
+
+
+def classes_of(coupling: Coupling) -> dict[str, list[int]]:
+    """The units that one gate holds: those of layers that share any of them, by the first such layer's name."""
+    found: dict[str, list[int]] = {}
+    owner: dict[int, str] = {}
+    gated = {u for name, axis in coupling.gated.items() for u in coupling.axes[name][axis].tolist()}
+    for weight, axis in coupling.layers:
+        units = coupling.axes.get(weight, {}).get(axis)
+        own = [u for u in dict.fromkeys(units.tolist() if units is not None else ()) if u and u in gated]
+        if not own:
+            continue
+        name = next((owner[u] for u in own if u in owner), weight.rpartition(".")[0] or weight)
+        for other in {owner[u] for u in own if u in owner} - {name}:
+            for unit in found.pop(other):
+                owner[unit] = name
+                found[name].append(unit)
+        for unit in own:
+            if unit not in owner:
+                owner[unit] = name
+                found.setdefault(name, []).append(unit)
+    return found
+
+
+@torch.no_grad()
+def folded(gated: Gated) -> nn.Module:
+    """A copy of the network without gates that computes the same function, bit for bit.
+
+    A pruned unit is zero in all parameters that made it. The gated network is left as it is.
+    """
+    training = gated.training
+    parameters = gated.eval().parameters_with_gates()
+    gated.train(training)
+    copied = copy.deepcopy(gated.network)
+    for name, parameter in copied.named_parameters():
+        if name in parameters:
+            parameter.copy_(parameters[name])
+    return copied

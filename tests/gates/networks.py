@@ -1,0 +1,235 @@
+"""Small networks of every coupling: residual streams, depthwise, concat, groups, shuffles, squeezes, heads."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+Made = tuple[nn.Module, Tensor]
+NETWORKS: dict[str, Callable[[], Made]] = {}
+
+
+def network(make: Callable[[], Made]) -> Callable[[], Made]:
+    NETWORKS[make.__name__] = make
+    return make
+
+
+def made(name: str) -> Made:
+    """The network with BatchNorms far from the identity, in eval mode, and an example input."""
+    torch.manual_seed(0)
+    module, example = NETWORKS[name]()
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+            nn.init.uniform_(layer.weight, 0.5, 2)
+            nn.init.uniform_(layer.bias, -1, 1)
+            nn.init.uniform_(layer.running_mean, -1, 1)
+            nn.init.uniform_(layer.running_var, 0.5, 2)
+    return module.eval(), example
+
+
+def conv(into: int, out: int, kernel: int = 3, stride: int = 1, group: int = 1) -> nn.Sequential:
+    layer = nn.Conv2d(into, out, kernel, stride, kernel // 2, groups=group, bias=False)
+    return nn.Sequential(layer, nn.BatchNorm2d(out), nn.ReLU())
+
+
+def head(width: int) -> tuple[nn.Module, ...]:
+    return nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10)
+
+
+def image(size: int = 16) -> Tensor:
+    return torch.zeros(2, 3, size, size)
+
+
+@network
+def resnet() -> Made:
+    from resnet import ResNet
+
+    return ResNet(8, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.3), widths=(4, 6, 8)), image()
+
+
+class PreActivation(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.BatchNorm2d(width), nn.BatchNorm2d(width)
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv1(torch.relu(self.norm1(x)))
+        return x + self.conv2(torch.relu(self.norm2(y)))
+
+
+@network
+def preactivation() -> Made:
+    stem = nn.Conv2d(3, 12, 3, padding=1)
+    return nn.Sequential(stem, PreActivation(12), PreActivation(12), nn.BatchNorm2d(12), nn.ReLU(), *head(12)), image()
+
+
+@network
+def vgg() -> Made:
+    """A Conv with a bias and no BatchNorm, channels flattened with their positions, Dropout."""
+    dense = (nn.Linear(256, 32), nn.ReLU(), nn.Dropout(), nn.Linear(32, 10))
+    plain = nn.Conv2d(24, 16, 3, padding=1)
+    spatial = (nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten())
+    return nn.Sequential(conv(3, 12), nn.MaxPool2d(2), conv(12, 24), plain, *spatial, *dense), image()
+
+
+class Inverted(nn.Module):
+    def __init__(self, into: int, out: int, stride: int) -> None:
+        super().__init__()
+        hidden = 4 * into
+        last = (nn.Conv2d(hidden, out, 1, bias=False), nn.BatchNorm2d(out))
+        self.branch = nn.Sequential(conv(into, hidden, 1), conv(hidden, hidden, 3, stride, hidden), *last)
+        self.residual = into == out and stride == 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.branch(x) if self.residual else self.branch(x)
+
+
+@network
+def mobilenet() -> Made:
+    blocks = (Inverted(8, 8, 1), Inverted(8, 12, 2), Inverted(12, 12, 1))
+    return nn.Sequential(conv(3, 8, 3, 2), *blocks, conv(12, 24, 1), *head(24)), image()
+
+
+class Squeeze(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.down, self.up = nn.Conv2d(width, width // 4, 1), nn.Conv2d(width // 4, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.down(x.mean((2, 3), keepdim=True)))
+        return x * torch.sigmoid(self.up(y))
+
+
+@network
+def squeeze_and_excite() -> Made:
+    return nn.Sequential(conv(3, 16), Squeeze(16), conv(16, 24, 3, 2), Squeeze(24), *head(24)), image()
+
+
+class Dense(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 12, 3, padding=1, bias=False)
+        self.layers = nn.ModuleList()
+        for width in (12, 18, 24):
+            layer = nn.Conv2d(width, 6, 3, padding=1, bias=False)
+            self.layers.append(nn.Sequential(nn.BatchNorm2d(width), nn.ReLU(), layer))
+        self.norm, self.head = nn.BatchNorm2d(30), nn.Linear(30, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for layer in self.layers:
+            x = torch.cat([x, layer(x)], 1)
+        return self.head(torch.relu(self.norm(x)).mean((2, 3)))
+
+
+@network
+def densenet() -> Made:
+    return Dense(), image()
+
+
+class Shuffle(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        half = width // 2
+        self.branch = nn.Sequential(conv(half, half, 1), conv(half, half, 3, 1, half), conv(half, half, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = x.chunk(2, 1)
+        x = torch.cat([left, self.branch(right)], 1)
+        n, c, h, w = x.shape
+        return x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+
+
+@network
+def shufflenet() -> Made:
+    return nn.Sequential(conv(3, 16), Shuffle(16), Shuffle(16), conv(16, 24, 1), *head(24)), image()
+
+
+@network
+def grouped() -> Made:
+    layers = (conv(3, 16), conv(16, 24, 3, 1, 4), conv(24, 24, 3, 2, 4), conv(24, 16, 1))
+    return nn.Sequential(*layers, *head(16)), image()
+
+
+class UNet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.down1, self.down2 = nn.Sequential(conv(3, 8), conv(8, 8)), nn.Sequential(conv(8, 12), conv(12, 12))
+        self.middle = conv(12, 16)
+        self.up2, self.up1 = nn.ConvTranspose2d(16, 12, 2, 2), nn.ConvTranspose2d(12, 8, 2, 2)
+        self.join2, self.join1 = conv(24, 12), conv(16, 8)
+        self.head = nn.Conv2d(8, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.down1(x)
+        b = self.down2(functional.max_pool2d(a, 2))
+        c = self.middle(functional.max_pool2d(b, 2))
+        b = self.join2(torch.cat([self.up2(c), b], 1))
+        return self.head(self.join1(torch.cat([self.up1(b), a], 1)))
+
+
+@network
+def unet() -> Made:
+    return UNet(), image(32)
+
+
+@network
+def encoder() -> Made:
+    return nn.TransformerEncoderLayer(32, 4, 64, batch_first=True, activation="gelu"), torch.zeros(2, 5, 32)
+
+
+class VitBlock(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, d = x.shape
+        split = self.qkv(self.norm1(x)).reshape(b, n, 3, self.heads, d // self.heads)
+        q, k, v = split.permute(2, 0, 3, 1, 4).unbind(0)
+        y = ((q @ k.transpose(-1, -2)) * (d // self.heads) ** -0.5).softmax(-1) @ v
+        x = x + self.out(y.transpose(1, 2).reshape(b, n, d))
+        return x + self.mlp(self.norm2(x))
+
+
+class Vit(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = nn.Conv2d(3, 32, 4, 4)
+        self.token, self.place = nn.Parameter(torch.randn(1, 1, 32)), nn.Parameter(torch.randn(1, 17, 32))
+        self.blocks = nn.Sequential(VitBlock(32, 4), VitBlock(32, 4))
+        self.norm, self.head = nn.LayerNorm(32), nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1) + self.place
+        return self.head(self.norm(self.blocks(x))[:, 0])
+
+
+@network
+def vit() -> Made:
+    return Vit(), image()
+
+
+class NextBlock(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(width, width, 7, padding=3, groups=width)
+        self.norm, self.scale = nn.LayerNorm(width), nn.Parameter(torch.ones(width))
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.mlp(self.norm(self.depthwise(x).permute(0, 2, 3, 1)))
+        return x + (self.scale * y).permute(0, 3, 1, 2)
+
+
+@network
+def convnext() -> Made:
+    pool = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LayerNorm(16), nn.Linear(16, 10))
+    return nn.Sequential(nn.Conv2d(3, 16, 4, 4), NextBlock(16), NextBlock(16), *pool), image(32)

@@ -1,0 +1,184 @@
+"""Coupling is right if a network without its closed units computes what the gated one computes."""
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import nn  # noqa: E402
+
+from onnxshrink import gates  # noqa: E402
+from onnxshrink.errors import InputError  # noqa: E402
+
+from .networks import NETWORKS, made  # noqa: E402
+
+
+def close(gated, share, seed=0):
+    """Open gates by some amount, and close some units of each; one always stays."""
+    random = torch.Generator().manual_seed(seed)
+    for gate in gated.gate_list:
+        nn.init.uniform_(gate.alpha, -0.3, 1, generator=random)
+        keep = torch.rand(gate.units, generator=random) > share
+        keep[int(torch.randint(gate.units, (), generator=random))] = True
+        gate.mask.copy_(keep)
+
+
+def answers(module, example, seed=1):
+    random = torch.Generator().manual_seed(seed)
+    x = torch.randn(example.shape, generator=random)
+    with torch.no_grad():
+        return module(x)
+
+
+def difference(one, other):
+    return float((one - other).abs().max() / one.abs().max())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_cut_network_computes_what_the_gated_one_does(name):
+    network, example = made(name)
+    gated = gates.augment(network, example).eval()
+    whole = sum(p.numel() for p in network.parameters())
+    for share in (0.3, 0.7):
+        close(gated, share)
+        expected = answers(gated, example)
+        assert difference(expected, answers(gates.folded(gated), example)) == 0
+        small = gates.removed(gated, example).eval()
+        assert difference(expected, answers(small, example)) < 1e-5
+        kept = sum(p.numel() for p in small.parameters())
+        assert kept < whole
+        assert gates.Size(gated, "parameters").kept() == pytest.approx(kept / whole)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_cut_network_trains_with_any_batch(name):
+    network, example = made(name)
+    gated = gates.augment(network, example)
+    close(gated, 0.5)
+    small = gates.removed(gated, example).train()
+    small(torch.randn(6, *example.shape[1:])).sum().backward()
+    # behind a softmax over all of it, a bias of the keys has no effect
+    assert all(p.grad is not None for p in small.parameters())
+
+
+@pytest.mark.parametrize("name", ["resnet", "preactivation", "densenet", "squeeze_and_excite", "vit", "encoder"])
+def test_a_branch_of_which_nothing_is_left_leaves_the_network(name):
+    """What it still adds, the shift of a normalization behind it, stays as a constant."""
+    network, example = made(name)
+    gated = gates.augment(network, example).eval()
+    whole, gone = len(list(gates.removed(gated, example).modules())), 0
+    for gate in gated.gate_list:
+        gate.mask.zero_()
+        expected = answers(gated, example)
+        try:
+            small = gates.removed(gated, example).eval()
+        except InputError:
+            pass  # the trunk: tested below
+        else:
+            assert difference(expected, answers(small, example)) < 1e-5
+            assert len(list(small.modules())) < whole
+            gone += 1
+        gate.mask.fill_(1)
+    assert gone
+
+
+def test_a_network_of_which_nothing_is_left_is_refused():
+    network, example = made("vgg")
+    gated = gates.augment(network, example)
+    next(iter(gated.gate_list)).mask.zero_()
+    with pytest.raises(InputError, match="anchor its gate"):
+        gates.removed(gated, example)
+
+
+def test_gates_that_start_at_the_identity():
+    network, example = made("mobilenet")
+    gated = gates.augment(network, example, identity=True).eval()
+    assert difference(answers(network, example), answers(gated, example)) == 0
+
+
+def test_a_residual_stream_has_one_gate():
+    network, example = made("resnet")
+    gated = gates.augment(network, example)
+    streams_and_middles = 3 + len(network.blocks)
+    assert len(gated.gates) == streams_and_middles
+    assert sorted(gate.units for gate in gated.gate_list) == [4, 4, 6, 6, 8, 8]
+
+
+def test_whole_heads_are_units():
+    gated = gates.augment(*made("encoder"))
+    assert {gate.units for gate in gated.gate_list} == {4, 64}
+
+
+def test_a_channel_shuffle_keeps_groups_equal():
+    network, example = made("shufflenet")
+    gated = gates.augment(network, example)
+    axes = gated.coupling.axes
+    assert torch.equal(axes["0.0.weight"][0][:8], axes["1.branch.2.0.weight"][0])
+    assert not torch.isin(axes["0.0.weight"][0][8:], axes["0.0.weight"][0][:8]).any()
+
+
+def test_what_is_not_known_keeps_everything():
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two, self.three = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+
+        def forward(self, x):
+            x = self.one(x).sort(dim=-1).values
+            return self.three(torch.relu(self.two(x)))
+
+    gated = gates.augment(Odd(), torch.zeros(2, 8))
+    assert list(gated.gates) == ["two"]
+
+
+def test_bad_use_gets_a_clear_answer():
+    class Branching(nn.Module):
+        def forward(self, x):
+            return x if float(x.sum()) > 0 else -x
+
+    with pytest.raises(InputError, match=r"cannot be traced by torch\.export"):
+        gates.augment(Branching(), torch.zeros(2, 3))
+    with pytest.raises(InputError, match="no unit of Linear can go"):
+        gates.augment(nn.Linear(4, 4), torch.zeros(2, 4))
+    network, example = made("vgg")
+    with pytest.raises(InputError, match="no gate form 'soft'"):
+        gates.augment(network, example, form="soft")
+    with pytest.raises(InputError, match=r"the gates are: 0\.0, 2\.0"):
+        gates.augment(network, example, anchored=["nowhere"])
+    with pytest.raises(InputError, match="no size 'weight'"):
+        gates.Size(gates.augment(network, example), "weight")
+
+
+@pytest.mark.parametrize("name", ["resnet", "mobilenet", "densenet", "squeeze_and_excite", "unet", "vgg"])
+def test_onnxshrink_cuts_the_exported_file_to_the_same_widths(name, tmp_path):
+    """The file with zeros in it, optimized, is the file of the cut network: two ways that share no code."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    import numpy as np
+    import onnxruntime
+
+    import onnxshrink
+
+    network, example = made(name)
+    gated = gates.augment(network, example).eval()
+    close(gated, 0.5)
+    gates.export(gated, tmp_path / "gated.onnx", example)
+    gates.export(gates.removed(gated, example), tmp_path / "cut.onnx", example)
+    result = onnxshrink.optimize(tmp_path / "gated.onnx", align=1)
+    cut = onnx.load(tmp_path / "cut.onnx")
+
+    def channels(model):
+        return {w.name: w.dims[0] for w in model.graph.initializer if len(w.dims) > 1}
+
+    # weights of one sign behind a ReLU may prove a channel dead that no gate closed
+    found, expected = channels(result.model), channels(cut)
+    assert found.keys() == expected.keys()
+    assert sum(expected.values()) - sum(found.values()) == result.plan.removed["range"]
+    assert all(found[name] <= expected[name] for name in expected)
+    x = np.random.default_rng(0).standard_normal(example.shape).astype(np.float32)
+    found = [
+        onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(
+            None, {"input": x}
+        )[0]
+        for model in (result.model, cut)
+    ]
+    assert np.abs(found[0] - found[1]).max() <= 1e-5 * np.abs(found[1]).max()

@@ -1,7 +1,7 @@
 """The table of operators, from the rules themselves: docs/operators.md.
 
-    python tools/operators.py            print it
-    python tools/operators.py --write    write docs/operators.md (a test holds that it is up to date)
+python tools/operators.py            print it
+python tools/operators.py --write    write docs/operators.md (a test holds that it is up to date)
 """
 
 from __future__ import annotations

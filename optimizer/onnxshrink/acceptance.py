@@ -84,7 +84,7 @@ class Judge:
         self.input_ranges = input_ranges
         self.model, self.origin, self.destination, self.verify = model, origin, destination, verify
         self.data, self.input_shapes, self.provider, self.say = data, input_shapes, provider, say
-        self.result = model.proto
+        self.result = model.original
 
     def __call__(self, made: Draft) -> tuple[Staged, verification.Verification | None, Planted | None]:
         """The draft on disk with its verdict.
@@ -93,7 +93,7 @@ class Judge:
             NotEqualError: the structure is broken, a claim does not hold, or the numbers differ.
         """
         proto = onnx.ModelProto()
-        proto.CopyFrom(made.execution.model if made.plan.changes else self.model.proto)
+        proto.CopyFrom(made.execution.model if made.plan.changes else self.model.original)
         if made.plan.changes:
             _sign(proto, self.model, made, self.input_ranges)
         self.result = proto
@@ -138,6 +138,7 @@ class Judge:
             progress=self.say,
             apart=made.apart(),
             input_ranges=self.input_ranges,
+            kept=made.plan.kept,
         )
         if verdict.state == "failed":
             what = f"result differs from the original by {verdict.max_rel:.1e} of max|y| at output "
@@ -151,7 +152,8 @@ class Judge:
         feed = example(self.origin, self.input_shapes, self.input_ranges)
         if feed is not None:
             self.say("testing the plan's claims")
-            planted = plant(self.origin, feed, made.plan.unread, made.plan.absorbed)
+            plan = made.plan
+            planted = plant(self.origin, self.model.proto, feed, plan.unread, plan.absorbed, plan.kept)
             if not planted.passed:
                 raise NotEqualError(
                     f"a claim of the plan does not hold: {planted.broken[0]}; nothing was written",

@@ -7,12 +7,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import onnx
+
 from . import benchmark
+from .bodies import cut_bodies
 from .channels.analysis import Analysis, Options, analyse
 from .channels.plan import Plan, make_plan
 from .errors import InputError
 from .graph.model import Model
-from .graph.view import Graph
+from .graph.view import Graph, Node
 from .graph.write import Staged
 from .rewrite.cut import PlannedCut
 from .rewrite.execute import Execution, execute
@@ -57,15 +60,30 @@ def promise(graph: Graph, ranges: Mapping[str, tuple[float, float]] | None) -> N
 
 def draft(graph: Graph, options: Options, input_shapes: Shapes = None) -> Draft:
     """Analyse a graph, plan the cut and carry it out in memory."""
+    inner: list[tuple[Node, str, Plan]] = []
+
+    def cut_body(holder: Node, name: str, body: Graph) -> onnx.GraphProto | None:
+        made = draft(body, Options(0.0, options.align))
+        sizes = [benchmark.parameters(proto) for proto in (body.model.proto, made.execution.model)]
+        if made.execution.changed and sizes[1] >= sizes[0]:
+            return None  # bodies that share weights would each get their own, and nothing is won
+        inner.append((holder, name, made.plan))
+        return made.execution.model.graph if made.execution.changed else None
+
+    whole, graph = graph, cut_bodies(graph, cut_body)
     analysis = analyse(graph, options)
-    execution = execute(analysis.solution, analysis.replaced, analysis.changed)
+    execution = execute(analysis.solution, analysis.replaced, analysis.changed, altered=graph is not whole)
     cut = PlannedCut(analysis.solution)
     counts = tuple(benchmark.count_macs(proto, input_shapes) for proto in (graph.model.proto, execution.model))
     by_node = tuple({node.name: node.macs for node in found.nodes} for found in counts)
     plan = make_plan(analysis, execution.rewrites, cut.shape, (by_node[0], by_node[1]))
     there = {o for node in execution.model.graph.node for o in node.output}
     plan.changes = execution.changed
+    plan.notes += graph.model.notes if plan.changes else ()
     plan.removed_nodes = [n.label for n in graph.nodes if not there & set(n.outputs)]
+    for holder, name, body in inner:
+        if there & set(holder.outputs):
+            plan.include(f"{holder.label}/{name}", body)
     return Draft(analysis, plan, execution, (counts[0].total, counts[1].total))
 
 

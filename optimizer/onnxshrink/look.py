@@ -13,6 +13,7 @@ from . import benchmark
 from .channels.analysis import Options
 from .channels.plan import Plan
 from .draft import draft, promise
+from .graph.inline import inlined
 from .graph.model import read
 from .graph.view import build
 
@@ -74,9 +75,9 @@ def inspect(
         ModelError: a model cannot be read.
         InputError: `input_ranges` do not fit the model.
     """
-    model = read(source)
+    model = inlined(read(source))
     if other is not None:
-        return _compare(model.proto, read(other).proto, input_shapes)
+        return _compare(model.original, read(other).proto, input_shapes)
     graph = build(model, keep_default_inputs=keep_default_inputs)
     promise(graph, input_ranges)
     made = draft(graph, Options(negligible, align), input_shapes)
@@ -84,7 +85,7 @@ def inspect(
     return Inspection(
         made.plan,
         {
-            "parameters": (benchmark.parameters(model.proto), benchmark.parameters(after)),
+            "parameters": (benchmark.parameters(model.original), benchmark.parameters(after)),
             "macs": made.macs,
         },
     )

@@ -15,6 +15,7 @@ from .acceptance import Judge, accepted
 from .channels.analysis import Options
 from .draft import Progress, Shapes, default_align, draft, fastest, promise
 from .errors import ConditionError, ModelError
+from .graph.inline import inlined
 from .graph.model import read
 from .graph.view import Graph, build
 from .graph.write import file_bytes
@@ -68,7 +69,7 @@ def optimize(
     """
     say = progress or (lambda _: None)
     watch = _Watch()
-    model = read(source)
+    model = inlined(read(source))
     if output is not None and model.path is not None and _same_file(Path(output), model.path):
         raise ModelError("output would overwrite the input", file=str(output), cure="give another output path")
     graph = build(model, keep_default_inputs=keep_default_inputs)
@@ -83,7 +84,7 @@ def optimize(
         origin = model.path
         if origin is None:
             origin = Path(folder) / "original.onnx"
-            origin.write_bytes(model.proto.SerializeToString())
+            origin.write_bytes(model.original.SerializeToString())
         destination = Path(output) if output is not None else Path(folder) / "result.onnx"
         if align == "auto" and made.plan.changes:
             made, options = fastest(graph, options, model, Path(folder), provider, input_shapes, say)
@@ -104,7 +105,7 @@ def optimize(
                     "constants now (--keep-default-inputs keeps them)"
                 )
             proto = onnx.load_model(str(staged.path), load_external_data=False)
-            parameters = benchmark.parameters(model.proto), benchmark.parameters(proto)
+            parameters = benchmark.parameters(model.original), benchmark.parameters(proto)
             if parameters[1] > parameters[0]:
                 notes.append(
                     f"parameters grow by {parameters[1] - parameters[0]:,}: constants that several nodes share were "

@@ -76,12 +76,33 @@ def text(body: str, head: str = HEAD) -> onnx.ModelProto:
             "{ y = GRU <hidden_size = 5> (x, w, r) }",
             9 * 2 * 15 * (3 + 5),
         ),
+        (
+            "m (float[2,9,3] x) => (float[2,9,1,5] y) <float[1,5,3] w, float[1,5,5] r>"
+            "{ y = RNN <hidden_size = 5, layout = 1> (x, w, r) }",
+            9 * 2 * 5 * (3 + 5),
+        ),
+        # An ellipsis of two axes, of which one is broadcast.
+        (
+            "m (float[2,4,3,7] a, float[4,7,5] b) => (float[2,4,3,5] y)"
+            '{ y = Einsum <equation = "...ik,...kj"> (a, b) }',
+            2 * 4 * 3 * 7 * 5,
+        ),
         # Elementwise work is not counted.
         ("m (float[2,3] x) => (float[2,3] y) { h = Relu (x) y = Mul (h, x) }", 0),
     ],
 )
 def test_closed_forms(body: str, expected: int) -> None:
     assert macs(text(body)) == expected
+
+
+def test_sampled_taps_multiply_like_others() -> None:
+    body = (
+        "m (float[1,4,10,12] x, float[1,18,10,12] o) => (float[1,6,10,12] y) <float[6,4,3,3] w>"
+        "{ y = DeformConv <pads = [1,1,1,1]> (x, w, o) }"
+    )
+    model = text(body)
+    model.opset_import[0].version = 19
+    assert macs(model) == 6 * 10 * 12 * 4 * 9
 
 
 def test_quantized_convolution_counts_like_the_float_one() -> None:
@@ -92,6 +113,43 @@ def test_quantized_convolution_counts_like_the_float_one() -> None:
     )
     assert macs(text(body)) == 6 * 10 * 12 * 4 * 9
     assert parameters(text(body)) == 6 * 4 * 9 + 6 + 1
+
+
+CONTRIB = '<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>'
+STEPS = "float s = {0.1}, uint8 z = {0}"
+
+
+@pytest.mark.parametrize(
+    ("body", "stored"),
+    [
+        (
+            f"m (uint8[3,7] x) => (uint8[3,5] y) <{STEPS}, uint8[5,7] w, int32[5] b>"
+            "{ y = com.microsoft.QGemm <transB = 1> (x, s, z, w, s, z, b, s, z) }",
+            5 * 7 + 5 + 1,
+        ),
+        (
+            f"m (uint8[3,7] x) => (float[3,5] y) <{STEPS}, uint8[7,5] w>"
+            "{ y = com.microsoft.MatMulIntegerToFloat (x, w, s, s, z, z) }",
+            7 * 5 + 1,
+        ),
+        (
+            f"m (float[3,7] x) => (float[3,5] y) <{STEPS}, uint8[7,5] w>"
+            "{ y = com.microsoft.DynamicQuantizeMatMul (x, w, s, z) }",
+            7 * 5 + 1,
+        ),
+    ],
+)
+def test_quantized_products_count_like_those_of_floats(body: str, stored: int) -> None:
+    assert macs(text(body, CONTRIB)) == 3 * 7 * 5
+    assert parameters(text(body, CONTRIB)) == stored
+
+
+def test_packed_weights_say_their_size_by_attributes() -> None:
+    body = (
+        "m (float[3,64] x) => (float[3,5] y) <uint8[5,2,16] w, float[5,2] s>"
+        "{ y = com.microsoft.MatMulNBits <K = 64, N = 5, bits = 4, block_size = 32> (x, w, s) }"
+    )
+    assert macs(text(body, CONTRIB)) == 3 * 64 * 5
 
 
 def test_nodes_are_told_apart() -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from onnxshrink.ops.tie import EqualPerGroup, Grid, Picks, Port, Same, Tie
+from onnxshrink.ops.tie import Blocks, EqualPerGroup, Feeds, Grid, Picks, Port, Same, SharedColumns, Tie
 
 Masks = dict[Port, np.ndarray]
 A, B, C, D = (("a", 0), ("b", 0), ("c", 0), ("d", 0))
@@ -31,10 +31,26 @@ def holds(tie: Tie, masks: Masks) -> bool:
             return all(masks[b][j] == masks[a][i] for j, i in enumerate(places))
         case Picks(a=a, b=b, index=index):
             return all(masks[a][i] for j, i in enumerate(index) if masks[b][j])
+        case Feeds(a=a, parts=parts, matrix=matrix):
+            return all(masks[a][k] for p, j, k in np.argwhere(matrix) if masks[parts][p] and masks[a][j])
         case Grid(a=a, b=b):
             return np.array_equal(product([masks[p] for p in a]), product([masks[p] for p in b]))
         case EqualPerGroup():
             return bool(groupings(tie, masks))
+        case SharedColumns(x=x, y=y, w=w, groups=groups):
+            rows, others = masks[x].reshape(groups, -1), masks[y].reshape(groups, -1)
+            stays = [r.any() or o.any() for r, o in zip(rows, others, strict=True)]
+            return all(np.array_equal(r, masks[w] & s) for r, s in zip(rows, stays, strict=True))
+        case Blocks(ports=ports, index=index, always=always):
+            parts = [masks[port][slices] for port, slices in zip(ports, index, strict=True)]
+            stays = np.any([part.any(axis=1) for part in parts], axis=0)
+            held = all(
+                masks[port][i]
+                for port, slices, fixed in zip(ports, index, always, strict=True)
+                for i in slices[stays][fixed[stays]]
+            )
+            counts = [set(part.sum(axis=1)[stays]) for part in parts]
+            return held and all(len(count) <= 1 and 0 not in count for count in counts)
     raise TypeError(tie)
 
 
@@ -116,7 +132,18 @@ def grid(rng: np.random.Generator) -> tuple[Tie, dict[Port, int]]:
     return Grid(a, b), {**dict(zip(a, left, strict=True)), **dict(zip(b, right, strict=True))}
 
 
-@pytest.mark.parametrize("make", [same, same_with_index, picks, grid])
+def shared_columns(rng: np.random.Generator) -> tuple[Tie, dict[Port, int]]:
+    groups, width, out = (int(n) for n in rng.integers(1, 4, 3))
+    return SharedColumns(A, B, C, groups), {A: groups * width, B: groups * min(out, 2), C: width}
+
+
+def feeds(rng: np.random.Generator) -> tuple[Tie, dict[Port, int]]:
+    """Units of a recurrent layer in up to two directions."""
+    parts, size = int(rng.integers(1, 3)), int(rng.integers(1, 7))
+    return Feeds(A, B, rng.random((parts, size, size)) < 0.3), {A: size, B: parts}
+
+
+@pytest.mark.parametrize("make", [same, same_with_index, picks, grid, feeds, shared_columns])
 def test_close_gives_the_smallest_fixpoint(make: Callable[[np.random.Generator], tuple[Tie, dict[Port, int]]]) -> None:
     rng = np.random.default_rng(0)
     for _ in range(25):
@@ -174,6 +201,15 @@ def test_equal_per_group_needs_no_fewer(groups: int, inputs: int, outputs: int) 
         assert sum(int(mask.sum()) for mask in found.values()) == best
 
 
+def test_groups_of_a_computed_weight_are_not_merged() -> None:
+    """Zeros cannot be written between the parts of a weight that is computed."""
+    x = np.array([1, 1, 1, 0, 1, 0, 0, 0, 1, 1, 1, 0, 1, 0, 0, 0], bool)
+    for computed, expected in ((False, [3, 1, 3, 1]), (True, [3, 3, 3, 3])):
+        tie, found = EqualPerGroup(A, B, 4, computed=computed), {A: x, B: x}
+        found |= dict(tie.fill(found.__getitem__))
+        assert found[A].reshape(4, 4).sum(axis=1).tolist() == expected
+
+
 def test_depthwise_needs_no_choice() -> None:
     """One channel to a group: input and output stand or fall together, by closing alone."""
     rng = np.random.default_rng(4)
@@ -186,3 +222,44 @@ def test_grid_of_nothing_keeps_nothing() -> None:
     tie = Grid((("a", 0), ("a", 1)), (B,))
     empty = {("a", 0): np.zeros(2, bool), ("a", 1): np.zeros(3, bool), B: np.zeros(6, bool)}
     assert not tie.close(empty.__getitem__)
+
+
+def blocks(rng: np.random.Generator, *, whole: bool) -> tuple[Blocks, dict[Port, int]]:
+    """Two or three blocks on three axes, one of which has other slices as well, in an order of its own."""
+    count, widths = [(2, (2, 2, 1)), (3, (2, 1, 1)), (3, (1, 1, 1)), (2, (1, 2, 1))][int(rng.integers(4))]
+    order = rng.permutation(count * widths[1] + 1)[: count * widths[1]]
+    index = (
+        np.arange(count * widths[0]).reshape(count, -1),
+        order.reshape(count, -1),
+        np.arange(count).reshape(count, 1),
+    )
+    always = tuple(np.ones(i.shape, bool) if whole else rng.random(i.shape) < 0.2 for i in index)
+    return Blocks((A, B, C), index, always), {A: count * widths[0], B: count * widths[1] + 1, C: count}
+
+
+def test_whole_blocks_need_no_choice() -> None:
+    """Heads that stand or fall as a whole: closing alone gives the smallest set."""
+    rng = np.random.default_rng(5)
+    for _ in range(12):
+        tie, sizes = blocks(rng, whole=True)
+        masks = draw(rng, sizes, rng.choice([0.1, 0.3]))
+        found = closed([tie], masks)
+        assert_equal(found, smallest([tie], masks))
+        assert not tie.fill(found.__getitem__)
+
+
+def test_blocks_need_no_fewer() -> None:
+    """Which slices fill a block is a choice, how many is not: enumeration finds no smaller set."""
+    rng = np.random.default_rng(6)
+    for _ in range(16):
+        tie, sizes = blocks(rng, whole=False)
+        masks = draw(rng, sizes, rng.choice([0.1, 0.3]))
+        found = closed([tie], masks)
+        while growth := tie.fill(found.__getitem__):
+            for port, mask in growth:
+                found[port] |= mask
+            found = closed([tie], found)
+        assert holds(tie, found)
+        assert all((found[port] | ~masks[port]).all() for port in masks)
+        best = min(sum(int(m.sum()) for m in s.values()) for s in supersets(masks) if holds(tie, s))
+        assert sum(int(mask.sum()) for mask in found.values()) == best

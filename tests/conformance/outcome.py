@@ -27,6 +27,7 @@ class Outcome:
         reason: why it is unverified, refused or failed.
         size: bytes of the model.
         operator: what the case is about, where it is about one operator.
+        missed: what could go and did not, in words.
     """
 
     case: str
@@ -38,6 +39,7 @@ class Outcome:
     reason: str = ""
     size: int = 0
     operator: str = ""
+    missed: tuple[str, ...] = ()
 
 
 class Suite(Protocol):

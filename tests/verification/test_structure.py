@@ -178,6 +178,41 @@ CASES = {
         " {{ y = LSTM<hidden_size=8>(x, w, r) }}",
         *("16", "12", "12 features"),
     ),
+    "lstm_layout": (
+        "g (float[1,5,{v}] x, float[1,32,16] w, float[1,32,8] r) => (float[1,5,1,8] y)"
+        " {{ y = LSTM<hidden_size=8, layout=1>(x, w, r) }}",
+        *("16", "12", "12 features"),
+    ),
+    "gru_hidden": (
+        "g (float[5,1,16] x, float[1,24,16] w, float[1,24,8] r) => (float[5,1,1,8] y)"
+        " {{ y = GRU<hidden_size={v}>(x, w, r) }}",
+        *("8", "6", "should have 18 on axis 1"),
+    ),
+    "lstm_peepholes": (
+        "g (float[5,1,16] x, float[1,32,16] w, float[1,32,8] r, float[1,{v}] u) => (float[5,1,1,8] y)"
+        " {{ y = LSTM<hidden_size=8>(x, w, r, , , , , u) }}",
+        *("24", "18", "should have 24 on axis 1"),
+    ),
+    "gru_directions": (
+        "g (float[5,1,16] x, float[2,24,16] w, float[2,24,8] r) => (float[5,D,1,8] y)"
+        ' {{ y = GRU<hidden_size=8, direction="{v}">(x, w, r) }}',
+        *("bidirectional", "reverse", "is not for 1 direction"),
+    ),
+    "rnn_activations": (
+        "g (float[5,1,16] x, float[2,8,16] w, float[2,8,8] r) => (float[5,2,1,8] y)"
+        ' {{ y = RNN<hidden_size=8, direction="bidirectional", activations={v}>(x, w, r) }}',
+        *('["Tanh", "Relu"]', '["Tanh"]', "1 activations, 1 for each"),
+    ),
+    "deform_conv": (
+        "g (float[1,{v},8,8] x, float[1,18,8,8] o, float[4,6,3,3] w) => (float[1,4,8,8] y)"
+        " {{ y = DeformConv<pads=[1, 1, 1, 1]>(x, w, o) }}",
+        *("6", "5", "input has 5 channels"),
+    ),
+    "deform_conv_offsets": (
+        "g (float[1,6,8,8] x, float[1,{v},8,8] o, float[4,6,3,3] w) => (float[1,4,8,8] y)"
+        " {{ y = DeformConv<pads=[1, 1, 1, 1], offset_group=2>(x, w, o) }}",
+        *("36", "18", "should have 36 on axis 1"),
+    ),
     "einsum": (
         'g (float[5,{v}] x, float[16,3] w) => (float[5,3] y) {{ y = Einsum<equation="ab,bc->ac">(x, w) }}',
         *("16", "12", "`b` of"),

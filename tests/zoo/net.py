@@ -51,6 +51,8 @@ class Net:
         self.sparse: tuple[str, ...] = ()
         self.domains: dict[str, int] = {}
         self.functions: list[onnx.FunctionProto] = []
+        self.declared: dict[str, Sequence[Dimension]] = {}
+        """Shapes of outputs that ONNX does not infer."""
 
     # --- tensors
 
@@ -215,7 +217,9 @@ class Net:
         unknown = helper.np_dtype_to_tensor_dtype(np.dtype(self.dtype))
         for output in model.graph.output:
             inferred_type = types[output.name].type
-            if inferred_type.tensor_type.elem_type:
+            if output.name in self.declared:
+                output.type.CopyFrom(helper.make_tensor_type_proto(unknown, self.declared[output.name]))
+            elif inferred_type.tensor_type.elem_type:
                 output.type.CopyFrom(inferred_type)
             else:
                 output.type.CopyFrom(helper.make_tensor_type_proto(unknown, [None] * 4))
@@ -233,18 +237,24 @@ def sparse(tensor: TensorProto) -> onnx.SparseTensorProto:
     return helper.make_sparse_tensor(values, numpy_helper.from_array(indices.astype(np.int64)), list(tensor.dims))
 
 
-def parameters(model: ModelProto) -> int:
-    """The number of floating-point values in initializers and Constant nodes, those of sub-graphs included."""
+def parameters(model: ModelProto, *, integers: bool = False) -> int:
+    """The number of floating-point values in initializers and Constant nodes, those of sub-graphs included.
+
+    With `integers`, those of the types of quantized weights and biases count as well.
+    """
+
+    def counts(kind: int) -> bool:
+        return is_float(kind) or (integers and kind in (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT32))
 
     def of_graph(graph: onnx.GraphProto) -> int:
-        tensors = [tensor.dims for tensor in graph.initializer if is_float(tensor.data_type)]
-        tensors += [sparse.values.dims for sparse in graph.sparse_initializer if is_float(sparse.values.data_type)]
+        tensors = [tensor.dims for tensor in graph.initializer if counts(tensor.data_type)]
+        tensors += [sparse.values.dims for sparse in graph.sparse_initializer if counts(sparse.values.data_type)]
         total = sum(int(np.prod(dims, dtype=np.int64)) for dims in tensors)
         for node in graph.node:
             for attribute in node.attribute:
                 if attribute.type == onnx.AttributeProto.GRAPH:
                     total += of_graph(attribute.g)
-                elif node.op_type == "Constant" and attribute.name == "value" and is_float(attribute.t.data_type):
+                elif node.op_type == "Constant" and attribute.name == "value" and counts(attribute.t.data_type):
                     total += int(np.prod(attribute.t.dims, dtype=np.int64))
         return total
 

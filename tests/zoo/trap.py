@@ -32,6 +32,7 @@ class Trap:
         why: what is special about it.
         sizes: one assignment of the symbolic dimensions for each size to be tested.
         negligible: dead channels are only negligible, so the default threshold and verification are part of the answer.
+        integers: integers of quantized layers count as parameters, too.
         drops_default_inputs: initializers listed as inputs of an IR 4 model may disappear from the inputs.
     """
 
@@ -41,6 +42,7 @@ class Trap:
     why: str
     sizes: tuple[Mapping[str, int], ...] = ({},)
     negligible: bool = False
+    integers: bool = False
     drops_default_inputs: bool = False
 
     def build(self) -> ModelProto:

@@ -68,8 +68,9 @@ def count_macs(
 
     With X the first input, W the weight, Y the output and |·| the number of elements: Conv |Y|·|W[0]|; ConvTranspose
     |X|·|W[0]| (products that fall on cropped borders included); Gemm and MatMul |Y|·K; Einsum the product of all its
-    labels; LSTM, GRU and RNN steps·batch·(|W| + |R|). Biases and elementwise work count nothing, and neither does
-    what follows from constants alone.
+    labels; LSTM, GRU and RNN steps·batch·(|W| + |R|); attention query positions·key positions·(columns of Q + columns
+    of Y), what it masks included, and its projection where that is inside. Biases and elementwise work count nothing,
+    and neither does what follows from constants alone.
 
     Args:
         model: the model; external data need not be loaded.
@@ -168,38 +169,102 @@ def _recurrent(node: _Node) -> int | None:
 
 
 def _einsum(node: _Node) -> int | None:
-    """One or two operands, every label named; the order in which three are contracted is the runtime's choice."""
+    """One or two operands; the order in which three are contracted is the runtime's choice.
+
+    Axes of an ellipsis are labelled by their distance from its end.
+    """
     equation = attribute(node.proto, "equation", b"").decode().replace(" ", "")
     terms = equation.partition("->")[0].split(",")
     operands = [node.input(i) for i in range(len(terms))]
     if len(terms) == 1:
         return 0
-    if "." in equation or len(terms) > 2 or any(shape is None for shape in operands):
+    if len(terms) > 2 or any(shape is None for shape in operands):
         return None
-    sizes: dict[str, int] = {}
+    sizes: dict[str | int, int] = {}
     for term, shape in zip(terms, operands, strict=True):
-        for label, size in zip(term, shape or (), strict=True):
+        before, _, after = term.partition("...")
+        extra = len(shape or ()) - len(before) - len(after)
+        if extra < 0:
+            return None
+        for label, size in zip((*before, *reversed(range(extra)), *after), shape or (), strict=True):
             sizes[label] = max(size, sizes.get(label, 1))
     return math.prod(sizes.values())
 
 
+def _fused_matmul(node: _Node) -> int | None:
+    a, y = node.input(0), node.output()
+    if a is None or y is None or attribute(node.proto, "transBatchA", 0) or attribute(node.proto, "transBatchB", 0):
+        return None
+    return math.prod(y) * a[-2 if attribute(node.proto, "transA", 0) else -1]
+
+
+def _scores(batch: int, queries: int, keys: int, columns: int) -> int:
+    """Multiply-adds of Q K' and of its product with V, over `columns` of Q and of the output together."""
+    return batch * queries * keys * columns
+
+
+def _past(node: _Node, index: int) -> int | None:
+    """Positions that a cache adds, from its axis before the last."""
+    given = index < len(node.proto.input) and node.proto.input[index]
+    shape = node.input(index) if given else None
+    return (None if shape is None else shape[-2]) if given else 0
+
+
+def _attention(node: _Node) -> int | None:
+    """Attention of either domain: queries, keys and values apart, or as one product with a packed weight."""
+    if domain_of(node.proto) == "com.microsoft":
+        x, w, y, past = node.input(0), node.input(1), node.output(), _past(node, 4)
+        if x is None or w is None or y is None or past is None:
+            return None
+        columns = (w[1] - y[2]) // 2 + y[2]
+        return math.prod(x) * w[1] + _scores(x[0], x[1], x[1] + past, columns)
+    q, k, y, past = node.input(0), node.input(1), node.output(), _past(node, 4)
+    if q is None or k is None or y is None or past is None:
+        return None
+    heads = q[1] if len(q) == 4 else 1
+    return _scores(q[0], q[-2], k[-2] + past, heads * (q[-1] + y[-1]))
+
+
+def _separate_attention(cache: int) -> Callable[[_Node], int | None]:
+    """Attention of [batch, positions, columns] operands; the cache is input number `cache`."""
+
+    def count(node: _Node) -> int | None:
+        q, k, y, past = node.input(0), node.input(1), node.output(), _past(node, cache)
+        if q is None or k is None or y is None or past is None or not len(q) == len(k) == 3:
+            return None
+        return _scores(q[0], q[1], k[1] + past, q[2] + y[2])
+
+    return count
+
+
 _DOMAINS = ("", "com.microsoft")
 _FORMULAS: dict[str, Callable[[_Node], int | None]] = {
+    "Attention": _attention,
     "Conv": _conv(1),
     "ConvInteger": _conv(1),
     "ConvTranspose": _conv_transpose,
     "DeformConv": _conv(1),
+    "DynamicQuantizeMatMul": _matmul,
     "Einsum": _einsum,
     "FusedConv": _conv(1),
     "FusedGemm": _gemm,
+    "FusedMatMul": _fused_matmul,
+    "FusedMatMulActivation": _fused_matmul,
     "GRU": _recurrent,
     "Gemm": _gemm,
+    "GemmFastGelu": _matmul,
+    "GroupQueryAttention": _separate_attention(3),
     "LSTM": _recurrent,
     "MatMul": _matmul,
     "MatMulInteger": _matmul,
+    "MatMulIntegerToFloat": _matmul,
+    "MatMulNBits": _matmul,
+    "MultiHeadAttention": _separate_attention(6),
+    "QGemm": _gemm,
     "QLinearConv": _conv(3),
     "QLinearMatMul": _matmul,
     "RNN": _recurrent,
+    "TransposeMatMul": _fused_matmul,
 }
 
 
@@ -210,7 +275,10 @@ _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT1
 _QUANTIZED = {
     "ConvInteger": (1,),
     "DequantizeLinear": (0,),
+    "DynamicQuantizeMatMul": (1,),
     "MatMulInteger": (0, 1),
+    "MatMulIntegerToFloat": (1,),
+    "QGemm": (3, 6),
     "QLinearConv": (3, 8),
     "QLinearMatMul": (0, 3),
 }

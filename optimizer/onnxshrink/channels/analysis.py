@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..graph.view import Graph
-from ..ops.rule import Context
+from ..ops.rule import Context, free_slices
 from ..ops.tie import Port
 from . import negligible
 from .collapse import collapse_branches
@@ -19,6 +19,9 @@ from .facts import propagate, understand
 from .negligible import Negligible
 from .shuffle import find_selections
 from .solve import Solution, solve
+
+MAX_CONSTANT = 1 << 16
+"""Largest constant that is looked at again after a cut; what is new there is not worth more time."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +98,45 @@ def _without_negligible(before: Context, options: Options) -> tuple[Context, lis
 
 
 def _solved(context: Context, align: int) -> tuple[Solution, dict[Port, np.ndarray], dict[str, str]]:
+    """A solution that stands on its own: nothing more can go from what it leaves.
+
+    A slice may be known in all that is left of a tensor but not in the whole. So what is left is looked at again,
+    until nothing new is known of it.
+    """
     find_selections(context)
     replaced = collapse_branches(context)
     solution, aligned = solve(context, align=align)
+    while (narrower := _narrower(solution)) is not None:
+        more = collapse_branches(narrower)
+        again, filled = solve(narrower, align=align)
+        if not again.within(solution, more):  # a choice fell on something that was cut before
+            break
+        solution, aligned, replaced = again, filled, replaced | more
     return solution, aligned, replaced
+
+
+def _narrower(solution: Solution) -> Context | None:
+    """The same knowledge about what a solution leaves; None where that says nothing new."""
+    context = solution.context
+    own = _copied(context)
+    tensors = [t for t in context.graph.tensors() if t in context.facts]
+    own.kept = {t: [solution.kept((t, a)) for a in range(context.rank(t) or 0)] for t in tensors}
+    own.kept = {t: masks for t, masks in own.kept.items() if not all(mask.all() for mask in masks)}
+    for tensor, masks in own.kept.items():
+        constant = context.graph.constants.get(tensor)
+        if not solution.needed(tensor) or (constant is not None and constant.size > MAX_CONSTANT):
+            continue
+        if _all_known(tensor, own) and not _all_known(tensor, context):
+            return own
+        for axis, mask in enumerate(masks):
+            if (free_slices(tensor, axis, own)[0] & ~free_slices(tensor, axis, context)[0] & mask).any():
+                return own
+    return None
+
+
+def _all_known(tensor: str, context: Context) -> bool:
+    fact = context.fact_within(tensor)
+    return fact is not None and fact.all_known
 
 
 def _propagated(graph: Graph, like: Context, *, bounds: bool) -> Context:

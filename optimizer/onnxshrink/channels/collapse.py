@@ -1,4 +1,5 @@
-"""Branches of one known value leave the graph: an operand that is known everywhere becomes a constant of its own.
+"""Branches of one known value leave the graph: an operand that is known everywhere becomes a constant of its own, and
+so does an output of the graph.
 
 This is a lowering between facts and planning: the edge is pointed at a new constant, and what computed it dies by
 itself if nobody else reads it.
@@ -12,13 +13,15 @@ import numpy as np
 
 from ..graph.view import edge
 from ..ops.broadcast import collapsible
+from ..ops.fact import Fact
 from ..ops.rule import Context
 
 MAX_ELEMENTS = 1 << 16
 
 
 def collapse_branches(context: Context) -> dict[str, str]:
-    """Replace operands of broadcasting nodes that are known everywhere, in place in `context.graph`.
+    """Replace operands of broadcasting nodes that are known everywhere, and nodes that give a known output of the
+    graph, in place in `context.graph`.
 
     Returns:
         For each new constant's tensor id, the tensor that it replaces.
@@ -33,17 +36,41 @@ def collapse_branches(context: Context) -> dict[str, str]:
             fact = context.fact(name)
             if fact is None or name in constant_only or fact.value.size > MAX_ELEMENTS:
                 continue
-            new = edge(f"{name}@known", node.index, index)
-            value = np.array(fact.value)
-            graph.constants[new] = value
-            graph.source[new] = f"{name}@known"
-            graph.shapes[new] = tuple(int(d) for d in value.shape)
-            graph.dtypes[new] = value.dtype
-            context.facts[new] = fact
-            inputs[index] = new
-            replaced[new] = name
+            inputs[index] = _constant(context, name, node.index, index, fact)
+            replaced[inputs[index]] = name
         if tuple(inputs) != node.inputs:
             graph.nodes[node.index] = replace(node, inputs=tuple(inputs))
+    for name in graph.outputs:
+        fact, giver = _known_output(name, context), graph.producer.get(name)
+        if fact is not None and giver is not None and name not in constant_only:
+            new = _constant(context, name, giver.index, 0, fact)
+            graph.nodes[giver.index] = replace(
+                giver, op="Identity", domain="", inputs=(new,), outputs=(name,), captured=(), select=None
+            )
+            replaced[new] = name
     if replaced:
         graph.forget_wiring()
     return replaced
+
+
+def _constant(context: Context, name: str, node: int, index: int, fact: Fact) -> str:
+    """A new constant that holds what is known of a tensor, for one reader."""
+    graph, new, value = context.graph, edge(f"{name}@known", node, index), np.array(fact.value)
+    graph.constants[new] = value
+    graph.source[new] = f"{name}@known"
+    graph.shapes[new] = tuple(int(d) for d in value.shape)
+    graph.dtypes[new] = value.dtype
+    context.facts[new] = fact
+    return new
+
+
+def _known_output(name: str, context: Context) -> Fact | None:
+    """What is known of an output of the graph, at its full shape, where it can stand for the node that gives it."""
+    node, fact, shape = context.graph.producer.get(name), context.fact(name), context.shape(name)
+    if node is None or fact is None or shape is None or not fact.all_known or not context.graph.is_float(name):
+        return None
+    others = [o for o in node.outputs if o and o != name]
+    if any(o in context.graph.consumers or o in context.graph.outputs for o in others):
+        return None
+    full = fact.expand(shape)
+    return full if full is not None and full.value.size <= MAX_ELEMENTS else None

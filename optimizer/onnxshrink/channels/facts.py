@@ -4,18 +4,42 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..graph.shapes import infer
+from ..graph.shapes import StandIns, infer
 from ..graph.view import Graph, Node, Shape
 from ..ops import rule_for
 from ..ops.evaluate import evaluate
 from ..ops.fact import Fact, collapse, constant
-from ..ops.rule import Context
+from ..ops.rule import OLDER, Context
 from .symbols import elements
 
 FOLD = 1 << 16
 """Largest number of elements of operands on which an operator without facts of its own is simply evaluated."""
 
-RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
+RANDOM = {
+    "Dropout",
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+    "Bernoulli",
+    "Multinomial",
+}
+MISJUDGED = {
+    "AveragePool",
+    "BatchNormalization",
+    "Conv",
+    "ConvTranspose",
+    "GRU",
+    "GlobalMaxPool",
+    "GridSample",
+    "LSTM",
+    "LpPool",
+    "MaxPool",
+    "RNN",
+    "Resize",
+}
+"""Operators that onnx's reference implementation (1.23) computes otherwise than runtimes do, for some attributes."""
+
 INT_RANGES = {"uint8": (0.0, 255.0), "int8": (-128.0, 127.0), "bool": (0.0, 1.0)}
 
 
@@ -28,8 +52,9 @@ def understand(graph: Graph, *, bounds: bool = True) -> Context:
     """
     known: dict[str, np.ndarray] = {}
     dims: dict[str, Shape] = {}
+    stand_ins = _stand_ins(graph)
     for _ in range(8):
-        infer(graph, known, dims)
+        infer(graph, known, dims, stand_ins)
         context = propagate(graph, integers_only=True)
         integers = {n: a for n, a in graph.constants.items() if a.dtype.kind in "iu"}
         context.elements.update(elements(graph, {**integers, **_computed_integers(context)}))
@@ -38,12 +63,20 @@ def understand(graph: Graph, *, bounds: bool = True) -> Context:
         for node in graph.nodes:
             learned = rule_for(node).refine(node, context)
             refined |= {name: shape for name, shape in learned.items() if dims.get(name) != shape}
-        if not learnt and not refined:
+        before, stand_ins = stand_ins, _stand_ins(graph)
+        if not learnt and not refined and len(stand_ins) == len(before):
             break
         known.update(learnt)
         dims.update(refined)
         graph.shapes.update(refined)
     return propagate(graph, bounds=bounds)
+
+
+def _stand_ins(graph: Graph) -> StandIns:
+    """What inference sees instead of operators that it does not know."""
+    context = Context(graph, {})
+    found = ((node.position, rule_for(node).stand_in(node, context)) for node in graph.nodes)
+    return {position: nodes for position, nodes in found if nodes is not None}
 
 
 def _computed_integers(context: Context) -> dict[str, np.ndarray]:
@@ -78,6 +111,10 @@ def propagate(graph: Graph, *, integers_only: bool = False, bounds: bool = True)
             low, high = given
             shape = (1,) * rank
             facts[name] = Fact(np.zeros(shape, dtype), np.zeros(shape, bool), np.full(shape, low), np.full(shape, high))
+    for name, fact in graph.outside.items():
+        kept = fact if bounds else collapse(Fact(fact.value, fact.known))
+        if kept is not None and (not integers_only or kept.value.dtype.kind in "iub"):
+            facts[name] = kept
     for node in graph.nodes:
         if integers_only and not _integer(node, graph):
             continue
@@ -99,9 +136,16 @@ def _integer(node: Node, graph: Graph) -> bool:
 
 
 def facts_of(node: Node, context: Context) -> list[Fact | None]:
-    """A node's facts by its rule; where it has none and all operands are small and known, by evaluating it."""
-    found = rule_for(node).facts(node, context)
-    if any(fact is not None for fact in found) or node.domain or node.op in RANDOM or node.captured:
+    """A node's facts by its rule; where that leaves something open and all operands are small and known, by
+    evaluating it.
+    """
+    rule = rule_for(node)
+    found = rule.facts(node, context)
+    if all(fact is not None and fact.all_known for fact in found) or node.op in RANDOM | MISJUDGED:
+        return found
+    if node.domain or node.captured:
+        return found
+    if rule is OLDER:
         return found
     if any(a.type in (5, 10) for a in node.proto.attribute):  # a body
         return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -103,6 +103,14 @@ class Plan:
     def removed(self) -> dict[str, int]:
         """Channels that go, by kind."""
         return {kind: sum(layer.removed.get(kind, 0) for layer in self.layers) for kind in KINDS}
+
+    def include(self, label: str, body: Plan) -> None:
+        """Add what becomes of a body: its layers, what stays in it and which nodes go, each with the body's label."""
+        self.layers += [replace(layer, node=f"{label}/{layer.node}") for layer in body.layers]
+        self.stays += [
+            replace(stay, layer=f"{label}/{stay.layer}", holder=f"{label}/{stay.holder}") for stay in body.stays
+        ]
+        self.removed_nodes += [f"{label}/{node}" for node in body.removed_nodes]
 
     def to_json(self) -> dict[str, Any]:
         """The plan for machines."""

@@ -41,9 +41,11 @@ def find_stays(analysis: Analysis) -> list[Stay]:
         kept = solution.kept(port)
         uniform, _ = free_slices(*port, context)
         idle = kept & (uniform | ~solution.live(node.outputs[0])[channels.axis])
+        held = context.rule(node).held(node, context, solution)
         groups: dict[tuple[str, int, str], list[int]] = {}
-        for index in np.flatnonzero(idle):
-            groups.setdefault(_holder(port, int(index), analysis), []).append(int(index))
+        for index in sorted({*(int(i) for i in np.flatnonzero(idle)), *held}):
+            found = (node.label, port[1], held[index]) if index in held else _holder(port, index, analysis)
+            groups.setdefault(found, []).append(index)
         for (holder, where, reason), slices in groups.items():
             stays.append(Stay(node.label, holder, where, tuple(slices), reason))
     return stays

@@ -1,8 +1,10 @@
-"""Chains of Reshape and Transpose that only pick slices along one axis, such as a channel shuffle, as one selection.
+"""Chains of Reshape and Transpose that amount to one movement: of slices along one axis, or of whole axes.
 
-Cut one by one, the grids of such a chain cut nothing. The map from input to output is the chain itself, applied to an
-arange; if it is `take(index, axis)`, the chain's last node is planned as that selection: it reads the chain's input
-directly, and becomes a Gather if something of it goes. If nothing does, the file keeps the chain.
+Cut one by one, the grids of such a chain cut nothing. A channel shuffle picks slices along one axis: the map from
+input to output is the chain itself, applied to an arange, and is `take(index, axis)`. An exporter that swaps the last
+two axes of an attention's keys by flattening the others reorders axes: every axis is a product of factors that the
+chain regroups and moves but never mixes. The chain's last node is planned as that movement: it reads the chain's input
+directly, and becomes a Gather or a Transpose if something of it goes. If nothing does, the file keeps the chain.
 """
 
 from __future__ import annotations
@@ -11,10 +13,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..graph.view import Node
+from ..graph.shapes import same
+from ..graph.view import Dim, Node, Shape
 from ..ops.rule import Context
 
 MOVES = {"Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Gather", "Slice", "Identity"}
+RESHAPES = {"Reshape", "Flatten", "Squeeze", "Unsqueeze"}
 LAST = {"Reshape", "Gather", "Slice", "Squeeze", "Flatten", "Transpose"}
 DEPTH = 8
 MAX_ELEMENTS = 1 << 23
@@ -26,7 +30,7 @@ def find_selections(context: Context) -> int:
     count = 0
     for node in list(graph.nodes):
         if node.op in LAST and not node.domain and node.outputs[0] not in graph.constant_only:
-            found = _selection(node, context)
+            found = _selection(node, context) or _reordering(node, context)
             if found is not None:
                 start, axis, index = found
                 graph.nodes[node.index] = replace(node, inputs=(start,), select=(axis, index))
@@ -112,3 +116,122 @@ def _applied(chain: list[Node], array: np.ndarray, context: Context) -> np.ndarr
         if list(array.shape) != target:
             return None
     return array
+
+
+def _reordering(last: Node, context: Context) -> tuple[str, None, np.ndarray] | None:
+    """(input, None, order of its axes) of the longest chain ending in `last` that reshapes and only moves axes."""
+    graph = context.graph
+    chain = [last]
+    best = None
+    while len(chain) < DEPTH:
+        start = chain[0].inputs[0]
+        if len(chain) > 1 and any(node.op in RESHAPES for node in chain):
+            order = _order(chain, context)
+            best = best if order is None else (start, None, np.array(order))
+        producer = graph.producer.get(start)
+        if producer is None or producer.op not in {*RESHAPES, "Transpose", "Identity"} or producer.domain:
+            break
+        if producer.select is not None:
+            break
+        chain.insert(0, producer)
+    return best
+
+
+class _Factors:
+    """The elements of a tensor as a product of factors, in row-major order; axes of length one have none.
+
+    `sizes` has the length of each factor, `axes` the factors of each axis of each tensor that was looked at: when a
+    factor is split, it is split in all of them.
+    """
+
+    def __init__(self, shape: Shape):
+        self.sizes: list[Dim] = [d for d in shape if d != 1]
+        numbers = iter(range(len(self.sizes)))
+        self.axes: list[list[list[int]]] = [[[next(numbers)] if d != 1 else [] for d in shape]]
+
+    def transpose(self, order: list[int]) -> None:
+        self.axes.append([list(self.axes[-1][a]) for a in order])
+
+    def reshape(self, shape: Shape) -> bool:
+        """Regroup the factors into axes of `shape`, of which one may be unknown; whether that is possible."""
+        left = [f for axis in self.axes[-1] for f in axis]
+        self.axes.append([left])
+        front: list[list[int]] = []
+        back: list[list[int]] = []
+        dims = list(shape)
+        while dims:
+            taken = self._take(dims[0], True)
+            if taken is None:
+                break
+            front.append(taken)
+            dims.pop(0)
+        while len(dims) > 1:
+            taken = self._take(dims[-1], False)
+            if taken is None:
+                return False
+            back.insert(0, taken)
+            dims.pop()
+        (rest,) = self.axes.pop()
+        if len(dims) != 1 and rest:
+            return False
+        self.axes.append([*front, *([rest] if dims else []), *back])
+        return True
+
+    def _take(self, dim: Dim, first: bool) -> list[int] | None:
+        """Remove factors of product `dim` from one end of what is left."""
+        taken: list[int] = []
+        while dim != 1:
+            left = self.axes[-1][0]
+            if not left:
+                return None if not taken else self._back(taken, first)
+            factor = left[0 if first else -1]
+            size = self.sizes[factor]
+            if same(size, dim):
+                dim = 1
+            elif isinstance(size, int) and isinstance(dim, int) and dim % size == 0:
+                dim //= size
+            elif isinstance(size, int) and isinstance(dim, int) and size % dim == 0:
+                self._split(factor, size // dim if not first else dim)
+                continue
+            else:
+                return self._back(taken, first)
+            left.remove(factor)
+            taken = [*taken, factor] if first else [factor, *taken]
+        return taken
+
+    def _back(self, taken: list[int], first: bool) -> None:
+        left = self.axes[-1][0]
+        left[:] = [*taken, *left] if first else [*left, *taken]
+
+    def _split(self, factor: int, outer: int) -> None:
+        """Replace a factor by two, the outer one of length `outer`."""
+        size = self.sizes[factor]
+        assert isinstance(size, int)
+        self.sizes[factor] = outer
+        self.sizes.append(size // outer)
+        for axes in self.axes:
+            for axis in axes:
+                if factor in axis:
+                    axis.insert(axis.index(factor) + 1, len(self.sizes) - 1)
+
+
+def _order(chain: list[Node], context: Context) -> list[int] | None:
+    """The order of axes that a chain of reshapes and transpositions amounts to; None if it does more."""
+    shape = context.shape(chain[0].inputs[0])
+    if shape is None or any(d is None for d in shape):
+        return None
+    factors = _Factors(shape)
+    for node in chain:
+        target = context.shape(node.outputs[0])
+        if node.op == "Transpose":
+            factors.transpose([int(a) for a in node.attr("perm", range(len(factors.axes[-1]))[::-1])])
+        elif node.op != "Identity" and (target is None or not factors.reshape(target)):
+            return None
+    before, after = factors.axes[0], factors.axes[-1]
+    order: list[int] = []
+    for axis in after:
+        found = [a for a, own in enumerate(before) if own == axis and a not in order]
+        if not found:
+            return None
+        order.append(found[0])
+    return order if len(order) == len(before) else None

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..graph.view import Node
 from ..ops.rule import Context, Demand, everything
-from ..ops.tie import EqualPerGroup, Port, Tie
+from ..ops.tie import Blocks, EqualPerGroup, Port, Tie
 
 PIN, TIE, READ, CHOICE, OUTPUT = range(5)
 
@@ -32,7 +32,9 @@ class Solution:
         self._needed: set[str] = set()
         self.cause: dict[Port, np.ndarray] = {}
         self.ties: list[list[Tie]] = [context.rule(n).ties(n, context) for n in graph.nodes]
-        self._mentioned: list[set[Port]] = [{p for t in ties for p in t.ports} for ties in self.ties]
+        self._mentioned = [
+            _mentioned(n, ties, graph.constant_only) for n, ties in zip(graph.nodes, self.ties, strict=True)
+        ]
         self._queue: deque[Node] = deque()
         self._queued: set[int] = set()
         for tensor in graph.tensors():
@@ -64,6 +66,16 @@ class Solution:
     def garbage(self, tensor: str) -> bool:
         """Whether a tensor keeps slices whose value is not required."""
         return any((kept & ~live).any() for kept, live in zip(self._kept[tensor], self.live(tensor), strict=True))
+
+    def within(self, other: Solution, replaced: dict[str, str]) -> bool:
+        """Whether nothing is kept that `other` cuts; a constant is held against the tensor that it replaces."""
+        for tensor, masks in self._kept.items():
+            if tensor not in self._needed:
+                continue
+            for mask, theirs in zip(masks, other._kept[replaced.get(tensor, tensor)], strict=True):
+                if mask.size == theirs.size and (mask & ~theirs).any():
+                    return False
+        return True
 
     # growth
 
@@ -135,6 +147,8 @@ class Solution:
             self._require(node.inputs[index])
         for tensor in node.captured:
             self._demand(tensor, None, READ, node.index)
+            for axis, mask in enumerate(self._kept[tensor]):
+                self._keep((tensor, axis), np.ones_like(mask), PIN, node.index)  # constants too
         for tie in self.ties[node.index]:
             for port, mask in tie.close(self.kept):
                 self._keep(port, mask, TIE, node.index)
@@ -166,7 +180,7 @@ class Solution:
     def _choose_group(self) -> bool:
         for node in self.context.graph.nodes:
             for tie in self.ties[node.index] if self.active(node) else ():
-                if isinstance(tie, EqualPerGroup):
+                if isinstance(tie, (EqualPerGroup, Blocks)):
                     growth = tie.fill(self.kept)
                     if growth:
                         for port, mask in growth:
@@ -240,6 +254,21 @@ class Solution:
                 self.keep(port, more)
                 return True
         return False
+
+
+def _mentioned(node: Node, ties: list[Tie], constant: set[str]) -> set[Port]:
+    """Ports that ties connect to an output or to a computed input.
+
+    Nobody demands slices of constants, so an axis that constants share only with each other would be held by nothing.
+    """
+    found: set[Port] = set()
+    while True:
+        before = len(found)
+        for tie in ties:
+            if any(p in found or p[0] in node.outputs or p[0] not in constant for p in tie.ports):
+                found.update(tie.ports)
+        if len(found) == before:
+            return found
 
 
 def solve(context: Context, *, align: int = 1) -> tuple[Solution, dict[Port, np.ndarray]]:

@@ -11,7 +11,9 @@ import numpy as np
 from ..graph.view import Dim, Graph
 from ..ops.evaluate import evaluate
 
-MOVES = {"Gather", "Concat", "Unsqueeze", "Squeeze", "Slice", "Cast", "Identity", "Reshape", "Split", "Flatten"}
+MOVES = {
+    *("Gather", "Concat", "Unsqueeze", "Squeeze", "Slice", "Cast", "Identity", "Reshape", "Split", "Flatten", "Where")
+}
 FIRST = -(1 << 40)
 UNKNOWN = -(1 << 50)
 
@@ -50,6 +52,12 @@ def elements(graph: Graph, integers: dict[str, np.ndarray]) -> dict[str, list[Di
             results = evaluate(node.proto, [arrays[n] if n else None for n in node.inputs], graph.model.opset)
             pairs = zip(node.outputs, results or [], strict=False)
             arrays |= {name: result for name, result in pairs if result.ndim <= 1 and result.size <= 64}
+        elif node.op == "Equal" and all(n in arrays for n in node.inputs):
+            a, b = np.broadcast_arrays(*(arrays[n] for n in node.inputs))
+            symbol = [v <= FIRST + 1 for v in (a, b)]
+            decided = ~(symbol[0] | symbol[1]) | ((a < 0) & ~symbol[0]) | ((b < 0) & ~symbol[1])
+            if a.ndim <= 1 and decided.all():
+                arrays[node.outputs[0]] = a == b
     back: dict[int, Dim] = {FIRST - k: name for k, name in enumerate(names)}
 
     def decode(value: int) -> Dim:

@@ -6,6 +6,7 @@ External data is never loaded whole: a weight is read when it is asked for, from
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,12 +25,23 @@ class Model:
     """A ModelProto whose external data, if any, is still in its files.
 
     Attributes:
-        proto: the model; analysis never changes it.
+        proto: the model that analysis works on, and never changes.
         path: where it was read from, None for a model given as a proto.
+        given: the model as it was read, where `proto` is another one: functions were inlined, bodies cut.
+        notes: what was done to `proto` since, in sentences.
+        outer: of a body: names that mean something around it.
     """
 
     proto: onnx.ModelProto
     path: Path | None = None
+    given: onnx.ModelProto | None = None
+    notes: tuple[str, ...] = ()
+    outer: frozenset[str] = frozenset()
+
+    @property
+    def original(self) -> onnx.ModelProto:
+        """The model as it was read."""
+        return self.proto if self.given is None else self.given
 
     @property
     def name(self) -> str:
@@ -74,13 +86,25 @@ class Model:
 
     def external_files(self) -> list[str]:
         """Names of the external data files, in order of first use."""
-        names = [ExternalDataInfo(t).location for t in self.proto.graph.initializer if uses_external_data(t)]
+        names = [ExternalDataInfo(t).location for t in tensors(self.original.graph) if uses_external_data(t)]
         return list(dict.fromkeys(names))
 
     def digest(self) -> str:
         """sha256 of the model file (of the serialized proto where there is no file), hexadecimal."""
-        data = self.path.read_bytes() if self.path else self.proto.SerializeToString(deterministic=True)
+        data = self.path.read_bytes() if self.path else self.original.SerializeToString(deterministic=True)
         return hashlib.sha256(data).hexdigest()
+
+
+def tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
+    """Initializers and tensor attributes, those of bodies included."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            for body in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
+                yield from tensors(body)
 
 
 def read(source: str | Path | onnx.ModelProto) -> Model:

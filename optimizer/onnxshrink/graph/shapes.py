@@ -18,6 +18,8 @@ from .model import Model
 from .view import Graph, Shape
 
 SMALL = 4096
+STAND_IN_OPSET = 17
+"""Opset of stand-ins in a model that imports no default one."""
 
 
 def strip(tensor: TensorProto) -> None:
@@ -33,7 +35,7 @@ def skeleton(model: Model) -> onnx.ModelProto:
     """A copy of the model whose large constants have dimensions but no values."""
     copy = onnx.ModelProto()
     source = model.proto
-    copy.ir_version = source.ir_version
+    copy.ir_version = max(source.ir_version, 4)  # below, inference believes no initializer that is not an input
     copy.opset_import.extend(source.opset_import)
     copy.functions.extend(source.functions)
     graph = copy.graph
@@ -60,34 +62,72 @@ def skeleton(model: Model) -> onnx.ModelProto:
     return copy
 
 
-def infer(graph: Graph, known: dict[str, np.ndarray], dims: dict[str, Shape]) -> None:
+StandIns = dict[int, list[onnx.NodeProto]]
+"""By a node's position in the file: the nodes that inference sees instead of it."""
+
+
+def infer(graph: Graph, known: dict[str, np.ndarray], dims: dict[str, Shape], stand_ins: StandIns) -> None:
     """Set `graph.shapes` and `graph.dtypes` of computed tensors, in place.
 
     Args:
         known: values of integer tensors that were computed from shapes; given to inference as constants.
-        dims: dimensions of tensors learnt elsewhere, given to inference as declared shapes.
+        dims: dimensions of tensors learnt elsewhere, given to inference as declared shapes; where inference has a name
+            of its own for a dimension, it is added, so that the next inference knows it.
+        stand_ins: for operators that inference does not know, nodes that give the same shapes.
     """
     bare = skeleton(graph.model)
+    _stand_in(bare, stand_ins)
     _substitute(bare, known)
     _declare(bare, dims, graph.dtypes)
-    try:
-        inferred = shape_inference.infer_shapes(bare, data_prop=True)
-    except Exception as error:  # C++ InferenceError, or a decode error of a malformed proto
-        raise ModelError(f"shape inference fails: {error}", file=graph.model.name) from error
-    for value in [*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output]:
+    inferred = inferred_types(bare, graph.model.name).graph
+    taken = {d.dim_param for value in inferred.input for d in value.type.tensor_type.shape.dim}
+    names: dict[str, str] = {}
+    for value in [*inferred.input, *inferred.value_info, *inferred.output]:
         if not value.type.HasField("tensor_type"):
             continue
         tensor = value.type.tensor_type
         if tensor.elem_type and tensor.elem_type != TensorProto.STRING:
             graph.dtypes[value.name] = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
         if tensor.HasField("shape"):
+            told = dims.get(value.name, ())
+            for axis, dim in enumerate(tensor.shape.dim):
+                # inference numbers what it does not know afresh each time; the place of the first is a name that lasts
+                if dim.dim_param.startswith("unk__") and dim.dim_param not in taken:
+                    name = told[axis] if len(told) == len(tensor.shape.dim) else None
+                    place = f"{value.name}[{axis}]"
+                    dim.dim_param = names.setdefault(dim.dim_param, name if isinstance(name, str) else place)
             graph.shapes[value.name] = tuple(_dim(d) for d in tensor.shape.dim)
+            if any(d.dim_param.startswith(f"{value.name}[") for d in tensor.shape.dim):
+                dims.setdefault(value.name, graph.shapes[value.name])
+
+
+def inferred_types(bare: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    """A model with onnx's inference of its types, those of the inputs of bodies included.
+
+    Raises:
+        ModelError: inference refuses the model, which is named `name`.
+    """
+    try:
+        return shape_inference.infer_shapes(bare, data_prop=True)
+    except Exception as error:  # C++ InferenceError, or a decode error of a malformed proto
+        raise ModelError(f"shape inference fails: {error}", file=name) from error
 
 
 def _dim(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
     if dim.HasField("dim_value"):
         return int(dim.dim_value) if dim.dim_value > 0 else None  # of nothing, nothing can be cut
     return dim.dim_param or None
+
+
+def _stand_in(bare: onnx.ModelProto, stand_ins: StandIns) -> None:
+    if not stand_ins:
+        return
+    nodes = [n for position, node in enumerate(bare.graph.node) for n in stand_ins.get(position, [node])]
+    kept = [onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes]
+    del bare.graph.node[:]
+    bare.graph.node.extend(kept)
+    if not any(o.domain in ("", "ai.onnx") for o in bare.opset_import):
+        bare.opset_import.append(helper.make_opsetid("", STAND_IN_OPSET))
 
 
 def _substitute(bare: onnx.ModelProto, known: dict[str, np.ndarray]) -> None:

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import helper, numpy_helper
+from onnx import AttributeProto, helper, numpy_helper
 
 from ..errors import ModelError
 from .model import Model
 from .shapes import skeleton
-from .view import Shape
+from .view import Shape, captured
 
 MARK = "@"
 """Prefix of a node's name in the view: its position in the file follows, so that it is found again."""
@@ -66,7 +66,7 @@ def operate(model: Model, edits: Edits) -> onnx.ModelProto:
     """
     source = model.proto
     try:
-        graph = gs.import_onnx(skeleton(model))
+        graph = gs.import_onnx(_importable(model))
         _edit(graph, edits)
         graph.cleanup(remove_unused_graph_inputs=False)
         exported = gs.export_onnx(graph, do_type_check=False)
@@ -80,6 +80,15 @@ def operate(model: Model, edits: Edits) -> onnx.ModelProto:
     ) as error:
         raise ModelError(f"onnx-graphsurgeon cannot edit this graph: {error}", file=model.name) from error
     return _graft(source, exported, edits)
+
+
+def _importable(model: Model) -> onnx.ModelProto:
+    """The skeleton without types that onnx-graphsurgeon cannot hold: of optionals, maps and sparse tensors."""
+    bare = skeleton(model)
+    for value in [*bare.graph.input, *bare.graph.output, *bare.graph.value_info]:
+        if value.type.WhichOneof("value") not in ("tensor_type", "sequence_type"):
+            value.ClearField("type")
+    return bare
 
 
 def _edit(graph: gs.Graph, edits: Edits) -> None:
@@ -139,7 +148,7 @@ def _graft(source: onnx.ModelProto, exported: onnx.ModelProto, edits: Edits) -> 
     for node in exported.graph.node:
         position = _position(node)
         if position is None or position in edits.nodes:
-            used |= set(node.input)
+            used |= set(node.input) if position is None else set(node.input) | captured(source.graph.node[position])
         else:
             used |= _mentioned(source.graph.node[position])
     # before IR 4 an initializer must be listed as an input, so a constant without an old name becomes a node
@@ -164,7 +173,12 @@ def _graft(source: onnx.ModelProto, exported: onnx.ModelProto, edits: Edits) -> 
             result.graph.node.append(original)
         else:
             node.name, node.doc_string = original.name, original.doc_string
-            node.domain, node.overload = original.domain, original.overload
+            moved = edits.nodes[position].op is not None  # to an operator of the default domain
+            node.domain, node.overload = ("", "") if moved else (original.domain, original.overload)
+            for attribute in node.attribute:  # a body reads what it read
+                for before in original.attribute:
+                    if attribute.type == AttributeProto.GRAPH and before.name == attribute.name:
+                        attribute.CopyFrom(before)
             del node.metadata_props[:]
             node.metadata_props.extend(original.metadata_props)
             result.graph.node.append(node)
@@ -222,13 +236,7 @@ def _without_body(source: onnx.ModelProto) -> onnx.ModelProto:
 
 def _mentioned(node: onnx.NodeProto) -> set[str]:
     """Names that a node or its bodies read."""
-    names = set(node.input)
-    for attribute in node.attribute:
-        for body in [attribute.g, *attribute.graphs]:
-            for child in body.node:
-                names |= _mentioned(child)
-            names |= {o.name for o in body.output}
-    return names
+    return set(node.input) | captured(node)
 
 
 def _interface(

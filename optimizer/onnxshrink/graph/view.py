@@ -31,13 +31,18 @@ def count(shape: Shape) -> int | None:
     return total
 
 
+def is_float(dtype: np.dtype) -> bool:
+    """Whether a type holds floating-point numbers, those that NumPy does not know included."""
+    return dtype.kind == "f" or dtype.name.startswith(("bfloat", "float"))
+
+
 @dataclass(frozen=True, eq=False)
 class Node:
     """One node. `inputs` and `outputs` are tensor ids ("" for an absent optional one).
 
     `position` is the node's place in the file (Constant nodes have none here); `captured` are outer tensors that
     bodies of If, Loop and Scan read. A node with `select` (axis, index) ends a chain of movements that is planned as
-    one selection of its input.
+    one selection of its input, or with (None, order) as one transposition.
     """
 
     index: int
@@ -49,7 +54,7 @@ class Node:
     outputs: tuple[str, ...]
     captured: tuple[str, ...]
     proto: onnx.NodeProto = field(repr=False)
-    select: tuple[int, np.ndarray] | None = field(default=None, repr=False)
+    select: tuple[int | None, np.ndarray] | None = field(default=None, repr=False)
 
     @cached_property
     def _attributes(self) -> dict[str, Any]:
@@ -85,6 +90,7 @@ class Graph:
         constants: values of each constant edge's tensor.
         source: the name in the file of each constant edge's tensor.
         ranges: least and largest value of inputs, where the caller promises them.
+        outside: of the view of a body: what is known of its inputs around it (facts, see channels/facts.py).
         derived: what was computed from constants once, such as a weight's pattern of non-zeros; views that share
             constants share it.
     """
@@ -99,6 +105,7 @@ class Graph:
     constants: dict[str, np.ndarray] = field(default_factory=dict)
     source: dict[str, str] = field(default_factory=dict)
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
+    outside: dict[str, Any] = field(default_factory=dict, repr=False)
     derived: dict[tuple[str, str], Any] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -146,7 +153,7 @@ class Graph:
 
     def is_float(self, tensor: str) -> bool:
         dtype = self.dtypes.get(tensor)
-        return dtype is not None and (dtype.kind == "f" or dtype.name.startswith(("bfloat", "float")))
+        return dtype is not None and is_float(dtype)
 
     def rank(self, tensor: str) -> int | None:
         shape = self.shapes.get(tensor)
@@ -230,14 +237,35 @@ def constant_value(model: Model, node: onnx.NodeProto) -> np.ndarray | None:
 
 def captured(node: onnx.NodeProto) -> set[str]:
     """Names of outer tensors that the bodies of a node read."""
-    names: set[str] = set()
-    for attribute in node.attribute:
-        for body in [attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs:
-            inner = {i.name for i in body.input} | {t.name for t in body.initializer}
-            inner |= {t.values.name for t in body.sparse_initializer}
-            read: set[str] = {o.name for o in body.output}
-            for child in body.node:
-                read |= {n for n in child.input if n} | captured(child)
-                inner |= set(child.output)
-            names |= read - inner
+    return {name for body in bodies(node) for name in read_outside(body)}
+
+
+def bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """The graphs that a node holds."""
+    return [
+        body
+        for attribute in node.attribute
+        for body in ([attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs)
+    ]
+
+
+def read_outside(body: onnx.GraphProto) -> set[str]:
+    """Names of outer tensors that a body reads."""
+    inner = {i.name for i in body.input} | {t.name for t in body.initializer}
+    inner |= {t.values.name for t in body.sparse_initializer}
+    read = {o.name for o in body.output}
+    for node in body.node:
+        read |= {n for n in node.input if n} | captured(node)
+        inner |= set(node.output)
+    return read - inner
+
+
+def names_in(graph: onnx.GraphProto, *, inside: bool = True) -> set[str]:
+    """Names of all tensors of a graph and, unless `inside` is False, of the bodies in it."""
+    names = {v.name for v in [*graph.input, *graph.output]} | {t.name for t in graph.initializer}
+    names |= {t.values.name for t in graph.sparse_initializer}
+    for node in graph.node:
+        names |= {*node.input, *node.output}
+        for body in bodies(node) if inside else ():
+            names |= names_in(body)
     return names

@@ -9,15 +9,13 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
-from onnx import TensorProto
 from onnx.external_data_helper import ExternalDataInfo, set_external_data, uses_external_data
 
 from ..errors import ModelError
-from .model import Model
+from .model import Model, tensors
 
 EXTERNAL_FROM = 1024
 """Tensors of at least so many bytes go to the external file of a model that keeps its weights outside."""
@@ -76,7 +74,7 @@ class Staged:
         if self._outside:
             data = self._folder / f"{self.destination.name}.data"
             with data.open("wb") as file:
-                for tensor in _tensors(proto.graph):
+                for tensor in tensors(proto.graph):
                     content = source.array(tensor).tobytes() if uses_external_data(tensor) else tensor.raw_data
                     if not uses_external_data(tensor) and len(content) < EXTERNAL_FROM:
                         continue
@@ -116,20 +114,8 @@ class Staged:
         self.discard()
 
 
-def _tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
-    """Initializers and tensor attributes, those of bodies included."""
-    yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-            for body in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
-                yield from _tensors(body)
-
-
 def file_bytes(path: Path) -> int:
     """Size of a model on disk, its external data included."""
     proto = onnx.load_model(str(path), load_external_data=False)
-    names = {ExternalDataInfo(t).location for t in _tensors(proto.graph) if uses_external_data(t)}
+    names = {ExternalDataInfo(t).location for t in tensors(proto.graph) if uses_external_data(t)}
     return path.stat().st_size + sum((path.parent / n).stat().st_size for n in names if (path.parent / n).is_file())

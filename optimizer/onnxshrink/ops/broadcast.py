@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 
 from ..graph.shapes import same
-from ..graph.view import Node
+from ..graph.view import Node, Shape, is_float
 from . import interval
 from .evaluate import evaluate
-from .fact import CAP, Fact, collapse, unknown
+from .fact import CAP, Fact, collapse, constant, unknown
 from .rule import Context, Cut, Demand, Rewrite, Rule, State, register, rule_for
 from .tie import Same, Tie
 
@@ -26,6 +26,30 @@ def lifted(fact: Fact | None, tensor: str, rank: int, context: Context) -> Fact 
             return None
         return unknown(rank, dtype)
     return fact.map(lambda a: a.reshape((1,) * (rank - a.ndim) + a.shape)) if fact.rank <= rank else None
+
+
+def broadcast_dims(old: Shape, shapes: list[Shape | None]) -> Shape:
+    """`old` with the names of dimensions that inference loses: what is n or 1 in every operand is n."""
+    new = list(old)
+    for axis, dim in enumerate(old):
+        back = axis - len(old)
+        if not isinstance(dim, int) and all(shape is not None for shape in shapes):
+            given = {shape[back] for shape in shapes if shape is not None and len(shape) >= -back} - {1}
+            if len(given) == 1 and isinstance(name := given.pop(), str):
+                new[axis] = name
+    return tuple(new)
+
+
+def open_axes(out: str, inputs: list[str], context: Context) -> set[int]:
+    """Axes of known length where an operand's is not known: it may be as long, and nothing would cut it along."""
+    rank = context.rank(out) or 0
+    return {
+        axis + rank - own
+        for name in inputs
+        for own in [context.rank(name) or 0]
+        for axis in range(own)
+        if own <= rank and context.size(name, axis) is None and context.size(out, axis + rank - own) is not None
+    }
 
 
 class Broadcast(Rule):
@@ -51,31 +75,47 @@ class Broadcast(Rule):
         """Indices of inputs that broadcast to the output."""
         return [i for i, name in enumerate(node.inputs) if name and (self.count is None or i < self.count)]
 
+    def _from_the_right(self, node: Node, context: Context) -> bool:
+        """Whether shapes are aligned as in NumPy; before opset 7 attributes say where a smaller one begins."""
+        return context.opset >= 7 or len({context.rank(node.inputs[i]) for i in self._data(node)}) == 1
+
+    def refine(self, node: Node, context: Context) -> dict[str, Shape]:
+        out = context.shape(node.outputs[0])
+        if out is None:
+            return {}
+        new = broadcast_dims(out, [context.shape(node.inputs[i]) for i in self._data(node)])
+        return {node.outputs[0]: new} if new != out else {}
+
     def facts(self, node: Node, context: Context) -> list[Fact | None]:
         rank = context.rank(node.outputs[0])
-        if rank is None:
+        if rank is None or not self._from_the_right(node, context):
             return [None] * len(node.outputs)
-        inputs = [lifted(context.fact(n), n, rank, context) if n else None for n in node.inputs]
+        inputs = [self.operand(node, i, rank, context) if n else None for i, n in enumerate(node.inputs)]
         if any(f is None for f, n in zip(inputs, node.inputs, strict=True) if n):
             return [None] * len(node.outputs)
+        dtype = context.graph.dtypes.get(node.outputs[0])
+        return [self.combined(node, inputs, dtype, context.opset)] + [None] * (len(node.outputs) - 1)
+
+    def combined(self, node: Node, inputs: list[Fact | None], dtype: np.dtype | None, opset: int) -> Fact | None:
+        """The fact of the first output, of type `dtype`, from those of the inputs, all of its rank."""
         facts = [f for f in inputs if f is not None]
+        rank = facts[0].rank
         size = np.prod(np.broadcast_shapes(*[f.value.shape for f in facts]), dtype=np.int64)
         if size > CAP:
-            return [None] * len(node.outputs)
+            return None
         known = facts[0].known
         for fact in facts[1:]:
             known = known & fact.known
         value = None
         if known.any():
             values = [None if f is None else np.where(f.known, f.value, np.ones((), f.value.dtype)) for f in inputs]
-            results = evaluate(node.proto, values, context.opset)
+            results = evaluate(node.proto, values, opset)
             value = None if results is None else results[0]
-        dtype = context.graph.dtypes.get(node.outputs[0], facts[0].value.dtype)
         if value is None or value.ndim != rank:
-            known, value = np.zeros((1,) * rank, bool), np.zeros((1,) * rank, dtype)
+            known, value = np.zeros((1,) * rank, bool), np.zeros((1,) * rank, dtype or facts[0].value.dtype)
         known, value = self.annihilate(node, facts, known, value)
         low = high = None
-        if self.limits is not None and context.graph.is_float(node.outputs[0]):
+        if self.limits is not None and dtype is not None and is_float(dtype):
             with np.errstate(all="ignore"):
                 low, high = self.limits(node, [f.bounds() for f in facts])
             low, high = np.where(np.isnan(low), -np.inf, low), np.where(np.isnan(high), np.inf, high)
@@ -84,9 +124,13 @@ class Broadcast(Rule):
                 if (met & ~known).any():
                     value = np.where(known, value, low).astype(value.dtype)
                     known = known | met
-        if known.any() and value.dtype.kind == "f":
+        if known.any() and is_float(value.dtype):
             known = known & np.isfinite(value)
-        return [collapse(Fact(value, known, low, high))] + [None] * (len(node.outputs) - 1)
+        return collapse(Fact(value, known, low, high))
+
+    def operand(self, node: Node, index: int, rank: int, context: Context) -> Fact | None:
+        """The fact of one input, with `rank` axes; None where it cannot have so many."""
+        return lifted(context.fact(node.inputs[index]), node.inputs[index], rank, context)
 
     def annihilate(self, node: Node, facts: list[Fact], known: np.ndarray, value: np.ndarray) -> interval.Bounds:
         """Outputs that are known although not every input is; nothing for most operators."""
@@ -96,7 +140,7 @@ class Broadcast(Rule):
         out = node.outputs[0]
         rank = context.rank(out)
         ties: list[Tie] = []
-        for index in self._data(node) if rank is not None else []:
+        for index in self._data(node) if rank is not None and self._from_the_right(node, context) else []:
             name = node.inputs[index]
             own = context.rank(name)
             if own is None or rank is None or own > rank:
@@ -105,12 +149,15 @@ class Broadcast(Rule):
                 size, whole = context.size(name, axis), context.size(out, axis + rank - own)
                 if size is not None and size == whole:
                     ties.append(Same((name, axis), (out, axis + rank - own)))
-        return ties
+        pinned = open_axes(out, [node.inputs[i] for i in self._data(node)], context)
+        return [t for t in ties if isinstance(t, Same) and t.b[1] not in pinned]
 
     def reads(self, node: Node, context: Context, state: State) -> dict[int, Demand | None]:
         out = node.outputs[0]
         rank, data = context.rank(out), self._data(node)
         if rank is None or any(context.rank(node.inputs[i]) is None for i in data):
+            return super().reads(node, context, state)
+        if not self._from_the_right(node, context):
             return super().reads(node, context, state)
         live = state.live(out)
         if self.partial:
@@ -145,18 +192,23 @@ class Product(Broadcast):
             zero = zero | fact.zero()
         return known | zero, np.where(zero, np.zeros((), value.dtype), value)
 
+    def zero(self, node: Node, index: int, rank: int, context: Context) -> np.ndarray | None:
+        """Elements of a factor that are known to be zero, lifted to `rank`; None where nothing is known."""
+        name = node.inputs[index]
+        fact = lifted(context.fact(name), name, rank, context)
+        return None if fact is None else fact.zero()
+
     def needs(self, node: Node, index: int, demand: Demand, context: Context) -> Demand:
         name, rank = node.inputs[index], context.rank(node.outputs[0]) or 0
         lead = rank - (context.rank(name) or 0)
-        own = lifted(context.fact(name), name, rank, context)
+        own = self.zero(node, index, rank, context)
         for other_index in self._data(node):
             other = node.inputs[other_index]
-            fact = lifted(context.fact(other), other, rank, context)
-            if other_index == index or fact is None or other == name:
+            zero = self.zero(node, other_index, rank, context)
+            if other_index == index or zero is None or other == name:
                 continue
-            zero = fact.zero()
             if other_index > index and own is not None and other not in context.graph.constant_only:
-                zero = zero & ~own.zero()  # of two computed zeros one must stay right: the first
+                zero = zero & ~own  # of two computed zeros one must stay right: the first
             if not zero.any():
                 continue
             demand = list(demand)
@@ -189,6 +241,8 @@ class Alias(Broadcast):
         return [context.fact(node.inputs[0])] + [None] * (len(node.outputs) - 1)
 
     def ties(self, node: Node, context: Context) -> list[Tie]:
+        if node.op == "Dropout" and self._training(node, context):  # another shape draws other random numbers
+            return []
         return super().ties(node, context) if len(context.read_outputs(node)) == 1 else []
 
     @staticmethod
@@ -200,16 +254,55 @@ class Alias(Broadcast):
 class Cast(Broadcast):
     """Cast: elementwise; bounds pass to floats, with room for the rounding of the narrowest."""
 
+    def operand(self, node: Node, index: int, rank: int, context: Context) -> Fact | None:
+        if index == 0:
+            return super().operand(node, index, rank, context)
+        dtype = context.graph.dtypes.get(node.inputs[index])  # all that CastLike takes from its second input
+        return None if dtype is None else constant(np.zeros((1,) * rank, dtype))
+
+    def ties(self, node: Node, context: Context) -> list[Tie]:
+        like = node.input(1)
+        axes = range(context.rank(like) or 0) if like else ()
+        return [*super().ties(node, context), *(Same((like, a), (like, a)) for a in axes)]  # it may lose any slice
+
+    def reads(self, node: Node, context: Context, state: State) -> dict[int, Demand | None]:
+        demands = super().reads(node, context, state)
+        demands.pop(1, None)
+        return demands
+
     def facts(self, node: Node, context: Context) -> list[Fact | None]:
         facts = super().facts(node, context)
         source, fact = context.fact(node.inputs[0]), facts[0]
-        if source is None or source.low is None or source.high is None:
+        if source is None:
             return facts
-        if not context.graph.is_float(node.outputs[0]):
+        if fact is not None and source.rank == fact.rank:
+            facts = [collapse(Fact(fact.value, fact.known & _agreed(source.value, fact.value), fact.low, fact.high))]
+            fact = facts[0]
+        dtype = context.graph.dtypes.get(node.outputs[0])
+        if source.low is None or source.high is None or dtype is None or dtype.name not in WIDE:
             return facts
         low, high = source.low - 1e-2 * np.abs(source.low), source.high + 1e-2 * np.abs(source.high)
-        base = fact or unknown(source.rank, context.graph.dtypes[node.outputs[0]])
+        base = fact or unknown(source.rank, dtype)
         return [collapse(Fact(base.value, base.known, low, high))]
+
+
+WIDE = ("float16", "bfloat16", "float32", "float64")
+"""Floats that every implementation rounds to in the same way, to one part in a hundred at least."""
+
+
+def _agreed(source: np.ndarray, result: np.ndarray) -> np.ndarray:
+    """Where all implementations of Cast agree: floats out of an integer's range, and fractions cast to integers of
+    four bits or floats of eight, are left to each of them.
+    """
+    with np.errstate(all="ignore"):
+        before, after = source.astype(np.float64), result.astype(np.float64)
+    if (
+        result.dtype.kind == "b"
+        or result.dtype.name in WIDE
+        or (source.dtype.kind in "iub" and result.dtype.kind in "iu")
+    ):
+        return np.ones_like(after, bool)
+    return np.asarray(after == (np.trunc(before) if result.dtype.kind in "iu" else before))
 
 
 class PRelu(Broadcast):
@@ -260,8 +353,6 @@ register(
     "Floor",
     "Ceil",
     "Round",
-    "IsNaN",
-    "IsInf",
     "Atan",
     "Asinh",
     "Shrink",
@@ -300,20 +391,22 @@ def collapsible(node: Node, context: Context) -> list[int]:
     if shape is None:
         return []
 
-    def full(name: str) -> bool:
-        own = context.shape(name)
+    def full(own: Shape | None) -> bool:
         return own is not None and len(own) == len(shape) and all(map(same, own, shape))
 
     data = [i for i, name in enumerate(node.inputs) if name]
+    sizes = [context.shape(name) for name in node.inputs]
     found: list[int] = []
     for index in data:
         name = node.inputs[index]
-        fact = context.fact(name)
-        if name in context.graph.constants or fact is None or not fact.all_known:
+        fact, left = context.fact(name), context.fact_within(name)
+        if name in context.graph.constants or fact is None or left is None or not left.all_known:
             continue
-        others = [i for i in data if i != index and i not in found]
-        if any(full(node.inputs[i]) for i in others):
+        if isinstance(rule, PRelu) and index == 0:
+            continue
+        if any(full(sizes[i]) for i in data if i != index):
             found.append(index)
+            sizes[index] = fact.value.shape
     return found
 
 

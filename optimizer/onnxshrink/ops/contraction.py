@@ -29,3 +29,32 @@ class Contraction(Rule):
     def carriers(self, node: Node, context: Context, kept: np.ndarray) -> np.ndarray:
         """For each group the kept slice of largest known value, -1 where there is none."""
         raise NotImplementedError
+
+
+def largest(dtype: np.dtype) -> float:
+    """The largest number of a float type, with room for rounding; bfloat16 reaches as far as float32."""
+    return float(np.finfo(dtype if dtype.kind == "f" else np.float32).max) / 2
+
+
+def bearers(known: np.ndarray, value: np.ndarray, strength: np.ndarray, dtype: np.dtype, groups: int = 1) -> np.ndarray:
+    """Slices that can carry all the others of their group: what their weights become does not overflow.
+
+    With v the values and k0 the carrier, |W'| <= sum over k of |v_k / v_k0| |W_k|.
+
+    Args:
+        known: slices of one value that is not zero, bool [C].
+        value: those values [C].
+        strength: largest absolute weight that reads each slice [C].
+        dtype: type of the weights.
+        groups: carriers serve their own group only.
+    """
+    moved = np.where(known, np.abs(value) * strength, 0.0).reshape(groups, -1).sum(axis=1)
+    moved = np.repeat(moved, known.size // groups)
+    return known & (moved <= np.abs(value) * largest(dtype))
+
+
+def candidates(missing: np.ndarray, bearing: np.ndarray, groups: int = 1) -> np.ndarray:
+    """Slices of which one must stay: those that are missing and can carry, else any of the group that can, [C]."""
+    apt = (missing & bearing).reshape(groups, -1)
+    none = missing.reshape(groups, -1).any(axis=1) & ~apt.any(axis=1)
+    return np.where(none[:, None], bearing.reshape(groups, -1), apt).reshape(-1)

@@ -9,14 +9,16 @@ output, so it takes carriers, never a bias.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from ..graph.view import Node
-from .contraction import Contraction
+from .contraction import Contraction, bearers, candidates, largest
 from .fact import Fact, collapse
 from .interval import rounding
 from .rule import Carrying, Channels, Context, Cut, Demand, Rewrite, State, free_slices, register
-from .tie import EqualPerGroup, Port, Same, Tie, merges
+from .tie import EqualPerGroup, Port, Same, SharedColumns, Tie, merges
 
 
 class Convolution(Contraction):
@@ -187,9 +189,11 @@ class Convolution(Contraction):
         if groups == 1:
             out, into = (1, 0) if self.transposed else (0, 1)
             return [*ties, Same((w, out), (y, 1)), Same((w, into), (x, 1))]
-        if w not in context.graph.constants:
-            return []
-        return [*ties, EqualPerGroup((x, 1), (y, 1), groups)]
+        if w in context.graph.constants:
+            return [*ties, EqualPerGroup((x, 1), (y, 1), groups)]
+        rows, columns = ((x, 1), (y, 1)) if self.transposed else ((y, 1), (x, 1))
+        ties += [Same((w, 0), rows), SharedColumns(columns, rows, (w, 1), groups)]
+        return [*ties, EqualPerGroup((x, 1), (y, 1), groups, computed=True)]
 
     def _wanted(self, node: Node, context: Context, state: State) -> np.ndarray:
         """Input channels that a live output channel has a non-zero tap for, [C]."""
@@ -208,10 +212,41 @@ class Convolution(Contraction):
         uniform, value = free_slices(x, 1, context)
         zero = uniform & (value == 0)
         rest = uniform & ~zero
-        if not self.padded(node, context) and (not bias or bias in context.graph.constants):
-            return zero | rest, np.zeros_like(zero)
-        carries = node.inputs[1] in context.graph.constants
-        return zero, rest & carries
+        whole = dequantized(node.inputs[1], context)
+        if not rest.any():
+            return zero, rest
+        if not whole and not self.padded(node, context) and (not bias or bias in context.graph.constants):
+            split = self._split(node, context)
+            moved = float((np.abs(value) * self._strength(node, context))[rest].sum()) * math.prod(split.shape[3:])
+            held = float(np.abs(context.graph.constants[bias]).max(initial=0)) if bias else 0.0
+            return (zero | rest if moved + held <= largest(split.dtype) else zero), np.zeros_like(zero)
+        if node.inputs[1] not in context.graph.constants:
+            return zero, np.zeros_like(zero)
+        groups = self.groups(node)
+        served = self._bearers(node, context).reshape(groups, -1).any(axis=1)
+        return zero, rest & np.repeat(served, rest.size // groups)
+
+    def _bearers(self, node: Node, context: Context) -> np.ndarray:
+        """Input channels that can carry what the others of their group contribute, [C], cached."""
+        uniform, value = free_slices(node.inputs[0], 1, context)
+        if node.inputs[1] not in context.graph.constants:
+            return np.zeros_like(uniform)
+
+        def compute() -> np.ndarray:
+            strength, dtype = self._strength(node, context), self._split(node, context).dtype
+            return bearers(uniform & (value != 0), value, strength, dtype, self.groups(node))
+
+        found: np.ndarray = context.cached((node.index, "bearers"), compute)
+        return found
+
+    def _strength(self, node: Node, context: Context) -> np.ndarray:
+        """Largest absolute weight that reads each input channel, [C], cached."""
+
+        def compute() -> np.ndarray:
+            split = np.abs(self._split(node, context).astype(np.float64))
+            return np.asarray(split.max(axis=(1, *range(3, split.ndim)), initial=0).reshape(-1))
+
+        return context.derived(node.inputs[1], "strength", compute)
 
     def reads(self, node: Node, context: Context, state: State) -> dict[int, Demand | None]:
         if not self.readable(node, context):
@@ -234,8 +269,8 @@ class Convolution(Contraction):
         return {0: whole, **{i: None for i in (1, 2) if node.input(i)}}
 
     def carriers(self, node: Node, context: Context, kept: np.ndarray) -> np.ndarray:
-        uniform, value = free_slices(node.inputs[0], 1, context)
-        size = np.where(uniform & kept, np.abs(value), 0.0).reshape(self.groups(node), -1)
+        _, value = free_slices(node.inputs[0], 1, context)
+        size = np.where(self._bearers(node, context) & kept, np.abs(value), 0.0).reshape(self.groups(node), -1)
         best = size.argmax(axis=1) + np.arange(size.shape[0]) * size.shape[1]
         return np.where(size.any(axis=1), best, -1)
 
@@ -248,7 +283,10 @@ class Convolution(Contraction):
         missing = self._wanted(node, context, state) & carried & ~kept
         carriers = self.carriers(node, context, kept)
         missing &= np.repeat(carriers < 0, missing.size // carriers.size)
-        return Carrying(port, missing, np.abs(free_slices(*port, context)[1])) if missing.any() else None
+        if not missing.any():
+            return None
+        which = candidates(missing, self._bearers(node, context), carriers.size)
+        return Carrying(port, which, np.abs(free_slices(*port, context)[1]))
 
     def rewrite(self, node: Node, cut: Cut) -> Rewrite:
         context = cut.context
@@ -269,8 +307,9 @@ class Convolution(Contraction):
         kept = np.zeros(context.size(node.inputs[0], 1) or 0, bool)
         kept[into] = True
         uniform, value = free_slices(node.inputs[0], 1, context)
-        gone = uniform & (value != 0) & ~kept & self.read(node, context)
-        if not gone.any():
+        free, carried = self.absorbs(node, context)
+        gone = uniform & (value != 0) & ~kept & self.read(node, context) & (free | carried)
+        if not gone.any():  # or only rows that may hold garbage read them
             return
         rows = slice(None) if out is None else out
         if not self.padded(node, context):
@@ -300,6 +339,12 @@ class Convolution(Contraction):
     def _repack(self, node: Node, cut: Cut, into: np.ndarray | None, out: np.ndarray | None, result: Rewrite) -> None:
         """The filters that stay, on the inputs that stay, in as many equal groups as can be."""
         context, groups = cut.context, self.groups(node)
+        if node.inputs[1] not in context.graph.constants:  # its rows and columns go where it is computed
+            left = into if out is None else out
+            assert left is not None
+            width = (context.size(node.inputs[0] if out is None else node.outputs[0], 1) or 0) // groups
+            result.attributes["group"] = np.unique(left // width).size
+            return
         weight = result.inputs.get(1, context.graph.constants[node.inputs[1]])
         assert isinstance(weight, np.ndarray)
         split = self.grouped(weight, groups)
@@ -311,6 +356,12 @@ class Convolution(Contraction):
             packed = np.swapaxes(packed, 1, 2)
         result.inputs[1] = np.ascontiguousarray(packed.reshape(-1, *packed.shape[2:]))
         result.attributes["group"] = packed.shape[0]
+
+
+def dequantized(weight: str, context: Context) -> bool:
+    """Whether a weight is made of integers. A bias of floats beside it would keep a runtime from integer arithmetic."""
+    maker = context.graph.producer.get(weight)
+    return maker is not None and maker.op == "DequantizeLinear"
 
 
 def regroup(split: np.ndarray, into: np.ndarray, out: np.ndarray) -> np.ndarray:

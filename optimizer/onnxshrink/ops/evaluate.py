@@ -1,7 +1,7 @@
 """One node evaluated on arrays by onnx's own reference implementation, in the operator set of the model.
 
-Facts use it, so the value of a known channel behind any operator is what the operator says, never a list of
-operators that "keep zero".
+Operators of com.microsoft that act elementwise are added to it (contrib_reference.py). Facts use it, so the value of
+a known channel behind any operator is what the operator says, never a list of operators that "keep zero".
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import numpy as np
 import onnx
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
+
+from .contrib_reference import OPERATORS
 
 
 @lru_cache(maxsize=512)
@@ -26,11 +28,14 @@ def _evaluator(node: bytes, opset: int) -> ReferenceEvaluator:
         [helper.make_value_info(n, helper.make_tensor_type_proto(0, None)) for n in names],
         [helper.make_value_info(n, helper.make_tensor_type_proto(0, None)) for n in proto.output if n],
     )
-    return ReferenceEvaluator(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)]))
+    domains = [helper.make_opsetid("", opset)]
+    if proto.domain:
+        domains.append(helper.make_opsetid(proto.domain, 1))
+    return ReferenceEvaluator(helper.make_model(graph, opset_imports=domains), new_ops=list(OPERATORS))
 
 
 def evaluate(node: onnx.NodeProto, arrays: list[np.ndarray | None], opset: int) -> list[np.ndarray] | None:
-    """Outputs of a node of the default domain, or None if the reference implementation cannot say.
+    """Outputs of a node, or None if the reference implementation cannot say.
 
     Args:
         node: the node; its names do not matter.
@@ -39,6 +44,7 @@ def evaluate(node: onnx.NodeProto, arrays: list[np.ndarray | None], opset: int) 
     """
     bare = onnx.NodeProto()
     bare.op_type = node.op_type
+    bare.domain = "" if node.domain == "ai.onnx" else node.domain
     bare.attribute.extend(node.attribute)
     bare.input.extend("" if a is None else f"i{k}" for k, a in enumerate(arrays))
     bare.output.extend(f"o{k}" if name else "" for k, name in enumerate(node.output))

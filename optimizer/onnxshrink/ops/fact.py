@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..graph.view import Shape
+from ..graph.view import Shape, is_float
 
 CAP = 1 << 24
 """Largest number of elements that a fact may hold."""
@@ -123,13 +123,13 @@ def slices(fact: Fact | None, axis: int, size: int) -> tuple[np.ndarray, np.ndar
         uniform [size]: all elements of the slice are known and have one value;
         value [size] float64: that value where uniform, else 0.
     """
-    if fact is None or fact.rank == 0:
+    if fact is None or fact.rank == 0 or fact.value.size == 0:
         no = np.zeros(size, bool)
         return no, np.zeros(size)
     others = tuple(a for a in range(fact.rank) if a != axis)
     known = np.broadcast_to(fact.known.all(axis=others), (size,)).copy()
     values = fact.value
-    if values.dtype.kind not in "fiub" and not values.dtype.name.startswith("bfloat"):
+    if values.dtype.kind not in "iub" and not is_float(values.dtype):
         return np.zeros(size, bool), np.zeros(size)
     first = values[tuple(slice(None) if a == axis else slice(0, 1) for a in range(fact.rank))]
     uniform = known & np.broadcast_to((values == first).all(axis=others), (size,))

@@ -1,7 +1,8 @@
 """Reshape, Flatten, Squeeze, Unsqueeze, DepthToSpace, SpaceToDepth: the same elements, counted on another grid.
 
 Input and output axes split into aligned blocks of equal size. Within a block the kept elements must be a product
-of index sets on both sides: the smallest enclosing grid. A block with a dimension that is not known is pinned.
+of index sets on both sides: the smallest enclosing grid. A block with a dimension that is not known is pinned, save its
+leading axes where one is a multiple of the other: groups of channels before dynamic space.
 """
 
 from __future__ import annotations
@@ -78,6 +79,57 @@ def _quotient(whole: Shape, part: Shape) -> Dim:
     return int(numbers[0] // numbers[1])
 
 
+def _runs(source: Shape, target: Shape, left: list[int], right: list[int]) -> np.ndarray | None:
+    """For a block that holds a dimension which is not known: the run of each slice of the longer leading axis.
+
+    Where one leading axis is a multiple of the other, its runs of equal length are the slices of the shorter one,
+    whatever the dimensions behind them are: [C, h, w] as [G, C / G h w]. None where the block is no such thing.
+    """
+    if (
+        not left
+        or not right
+        or all(isinstance(d, int) for d in [*(source[a] for a in left), *(target[b] for b in right)])
+    ):
+        return None
+    a, b = source[left[0]], target[right[0]]
+    if not isinstance(a, int) or not isinstance(b, int) or max(a, b) % min(a, b):
+        return None
+    return np.arange(max(a, b)) // (max(a, b) // min(a, b))
+
+
+def _varies(fact: Fact, axes: list[int]) -> bool:
+    arrays = [array for array in (fact.value, fact.known, fact.low, fact.high) if array is not None]
+    return any(array.shape[axis] > 1 for array in arrays for axis in axes)
+
+
+def _regrouped(fact: Fact, axis: int, index: np.ndarray) -> Fact:
+    """The fact with the slices of an axis merged into the runs `index`, or repeated, whichever changes its length."""
+    groups = int(index[-1]) + 1
+
+    def along(array: np.ndarray, size: int) -> np.ndarray:
+        return np.broadcast_to(array, (*array.shape[:axis], size, *array.shape[axis + 1 :]))
+
+    if (
+        max(a.shape[axis] for a in (fact.value, fact.known, fact.low, fact.high) if a is not None)
+        <= groups
+        < index.size
+    ):
+        return fact.map(lambda a: along(a, groups).take(index, axis))
+
+    def runs(array: np.ndarray) -> np.ndarray:
+        full = along(array, index.size)
+        return full.reshape(*full.shape[:axis], groups, -1, *full.shape[axis + 1 :])
+
+    value, known = runs(fact.value), runs(fact.known)
+    first = value.take([0], axis + 1)
+    return Fact(
+        first.squeeze(axis + 1),
+        known.all(axis=axis + 1) & (value == first).all(axis=axis + 1),
+        None if fact.low is None else runs(fact.low).min(axis=axis + 1),
+        None if fact.high is None else runs(fact.high).max(axis=axis + 1),
+    )
+
+
 class Reshape(Rule):
     """All operators that keep the elements in row-major order."""
 
@@ -95,16 +147,16 @@ class Reshape(Rule):
         shape: list[int] = []
         stretch: list[int] = []
         for left, right in aligned:
-            varies = any(
-                array is not None and array.shape[axis] > 1
-                for array in (fact.value, fact.known, fact.low, fact.high)
-                for axis in left
-            )
-            if not varies:
+            if not _varies(fact, left):
                 shape += [1] * len(right)
             elif all(isinstance(target[axis], int) for axis in right):
                 stretch += left
                 shape += [target[axis] for axis in right]  # type: ignore[misc]
+            elif (index := _runs(source, target, left, right)) is not None and not _varies(fact, left[1:]):
+                fact = _regrouped(fact, left[0], index)
+                source = (*source[: left[0]], target[right[0]], *source[left[0] + 1 :])
+                stretch += left[:1]
+                shape += [target[right[0]], *[1] * (len(right) - 1)]  # type: ignore[list-item]
             else:
                 return [None]
         full = fact.expand(source, stretch) if stretch else fact
@@ -129,9 +181,13 @@ class Reshape(Rule):
                 new.append(source[axis] if axis < len(source) else before)
             else:
                 new.append(dim)
-        missing = [axis for axis, dim in enumerate(new) if dim is None]
-        if len(missing) == 1:
-            new[missing[0]] = _quotient(source, tuple(d for d in new if d is not None))
+        missing = [axis for axis, dim in enumerate(new) if dim is None] or [
+            a for a, dim in enumerate(said) if dim == -1
+        ]
+        if len(missing) == 1:  # inference gives what it does not compute a name of its own
+            (axis,) = missing
+            found = _quotient(source, (*new[:axis], *new[axis + 1 :]))
+            new[axis] = new[axis] if found is None else found
         return {node.outputs[0]: tuple(new)} if tuple(new) != shape else {}
 
     def ties(self, node: Node, context: Context) -> list[Tie]:
@@ -143,6 +199,11 @@ class Reshape(Rule):
             sizes = [context.size(x, a) for a in left], [context.size(y, b) for b in right]
             total = count(tuple(sizes[0]))
             if total is None or None in sizes[1]:
+                index = _runs(source, target, left, right)
+                if index is not None:
+                    ends = ((x, left[0]), (y, right[0]))
+                    a, b = ends if index.size == sizes[1][0] else ends[::-1]
+                    ties.append(Same(a, b, index))
                 continue
             if len(left) == len(right) == 1:
                 ties.append(Same((x, left[0]), (y, right[0])))
@@ -165,7 +226,12 @@ class Reshape(Rule):
             grid: np.ndarray = np.ones((), bool)
             for b in right:
                 grid = grid[..., None] & live[b]
-            if left and grid.size == np.prod(sizes) and grid.size <= CAP:
+            index = _runs(source, target, left, right)
+            if index is not None and index.size == live[right[0]].size:
+                demand[left[0]] = np.isin(np.arange(sizes[0]), index[live[right[0]]])
+            elif index is not None:
+                demand[left[0]] = live[right[0]][index]
+            elif left and grid.size == np.prod(sizes) and grid.size <= CAP:
                 grid = grid.reshape(sizes)
                 for position, a in enumerate(left):
                     demand[a] = np.asarray(grid.any(axis=tuple(p for p in range(len(left)) if p != position)))
@@ -175,9 +241,20 @@ class Reshape(Rule):
         return {0: demand, **rest}
 
     def rewrite(self, node: Node, cut: Cut) -> Rewrite:
+        if node.op == "Squeeze" and not node.input(1) and node.attr("axes") is None:
+            return self._squeezed(node, cut)
         if node.op != "Reshape" or not node.input(1):
             return Rewrite()
         return target_shape(node, 1, node.outputs[0], cut, source=node.inputs[0])
+
+    @staticmethod
+    def _squeezed(node: Node, cut: Cut) -> Rewrite:
+        """A Squeeze of all axes of length one says which, so that it leaves one that a cut made as short."""
+        before, after = cut.context.shape(node.inputs[0]) or (), cut.shape(node.inputs[0]) or ()
+        if all(old == 1 or new != 1 for old, new in zip(before, after, strict=True)):
+            return Rewrite()
+        axes = [a for a, size in enumerate(before) if size == 1]
+        return Rewrite({"axes": axes}) if cut.context.opset < 13 else Rewrite(inputs={1: np.array(axes, np.int64)})
 
 
 def target_shape(node: Node, index: int, output: str, cut: Cut, source: str | None = None) -> Rewrite:
@@ -238,7 +315,7 @@ class BlockShuffle(Rule):
         if channels is None or small is None or channels != small * area:
             return None
         order = np.arange(channels)
-        crd = node.op == "DepthToSpace" and node.attr("mode", "DCR") == "CRD"
+        crd = node.attr("mode", "DCR") == "CRD"
         return names[deep], names[flat], order.reshape(small, area) if crd else order.reshape(area, small).T
 
     def facts(self, node: Node, context: Context) -> list[Fact | None]:

@@ -1,16 +1,19 @@
 """Gemm and MatMul: Y[m,n] = sum_k A[m,k] B[k,n]; either side may be a weight, both may be computed.
 
 A term k is zero where A[:,k] or B[k,:] is known to be zero, so neither side needs it. A known non-zero feature
-A[:,k] = v goes into the bias of a Gemm, or into a carrier feature where there is no bias to take it.
+A[:,k] = v goes into the bias of a Gemm, or into a carrier feature where there is no bias to take it. Attention weights
+sum to one along k, so a column of B that holds one value passes it on.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from ..graph.view import Node
-from .contraction import Contraction
+from ..graph.view import Node, Shape, is_float
+from .broadcast import broadcast_dims, open_axes
+from .contraction import Contraction, bearers, candidates, largest
 from .fact import CAP, Fact, collapse
+from .finite import sums_to_one
 from .rule import Carrying, Channels, Context, Cut, Demand, Rewrite, State, free_slices, register
 from .tie import Port, Same, Tie
 
@@ -23,7 +26,10 @@ class Multiplication(Contraction):
         return Channels(rank - 1, (1, 2)) if rank else None
 
     def axes(self, node: Node, context: Context) -> tuple[int, int, int, int] | None:
-        """Axes (m of A, k of A, k of B, n of B); None where an operand has fewer than two axes."""
+        """Axes (m of A, k of A, k of B, n of B); None where an operand has fewer than two axes.
+
+        An inner axis of unknown length is one slice that always stays, like any axis of unknown length.
+        """
         a, b = context.rank(node.inputs[0]), context.rank(node.inputs[1])
         if a is None or b is None or a < 2 or b < 2 or context.rank(node.outputs[0]) is None:
             return None
@@ -33,7 +39,7 @@ class Multiplication(Contraction):
         if node.attr("transB", 0):
             k2, n = n, k2
         sizes = context.size(node.inputs[0], k), context.size(node.inputs[1], k2)
-        return (m, k, k2, n) if sizes[0] is not None and sizes[0] == sizes[1] else None
+        return (m, k, k2, n) if sizes[0] == sizes[1] else None
 
     def operand(self, node: Node, context: Context, index: int) -> tuple[np.ndarray, np.ndarray] | None:
         """(non-zero or unknown, known) of an operand as [rows, columns] after transposition, if it has two axes."""
@@ -65,18 +71,15 @@ class Multiplication(Contraction):
         if right is None or right.ndim != 2:
             return [self._of_two(node, context, axes, rank)]
         right = right.T if k2 == 1 else right
-        size = right.shape[0]
-        uniform, value = free_slices(node.inputs[0], k, context) if a is not None else (np.zeros(size, bool),) * 2
+        rows, value = self._rows(node, context, k, right.shape[0])
         nonzero = context.derived(node.inputs[1], "nonzero", lambda: right != 0)
-        known = ~nonzero[~uniform].any(axis=0)
-        if not known.any():
+        mask = ~((~rows).astype(np.float32) @ nonzero.astype(np.float32) > 0)
+        if not mask.any():
             return [None]
         alpha, beta = float(node.attr("alpha", 1.0)), float(node.attr("beta", 1.0))
-        result = np.zeros(right.shape[1])
-        if uniform.any():
-            result = alpha * (value[uniform] @ right[uniform].astype(np.float64))
-        mask = known.reshape((1,) * (rank - 1) + (-1,))
-        result = result.reshape(mask.shape)
+        result = np.zeros(mask.shape)
+        if value.any():
+            result = alpha * (value @ right.astype(np.float64))
         if node.input(2):
             bias = context.fact(node.input(2))
             assert bias is not None
@@ -89,12 +92,28 @@ class Multiplication(Contraction):
         mask = mask & np.isfinite(values.astype(np.float64))
         return [collapse(Fact(values, mask))]
 
+    @staticmethod
+    def _rows(node: Node, context: Context, k: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Which elements of A are known, and their values, as rows [..., K]; rows alike are there once."""
+        rank = context.rank(node.inputs[0]) or 1
+        fact = context.fact(node.inputs[0])
+        full = None if fact is None else fact.expand(context.shape(node.inputs[0]) or (), [k])
+        if full is None:
+            return np.zeros((1,) * (rank - 1) + (size,), bool), np.zeros((1,) * (rank - 1) + (size,))
+        value = np.moveaxis(full.value, k, -1).astype(np.float64)
+        known = np.moveaxis(full.known, k, -1) & np.isfinite(value)
+        return known, np.where(known, value, 0.0)
+
     def _of_two(self, node: Node, context: Context, axes: tuple[int, int, int, int], rank: int) -> Fact | None:
-        """Rows of A and columns of B that are zero throughout make zeros, whatever the other operand."""
+        """Rows of A and columns of B that are zero throughout make zeros, whatever the other operand.
+
+        Where the rows of A sum to one (an attention's weights) a column of B that holds one value gives that value.
+        """
         dtype = context.graph.dtypes.get(node.outputs[0])
         if node.input(2) or dtype is None:
             return None
-        zero = np.zeros((1,) * rank, bool)
+        known = np.zeros((1,) * rank, bool)
+        value = np.zeros((1,) * rank, dtype)
         for name, inner, swap in (
             (node.inputs[0], axes[1], axes[1] < axes[0]),
             (node.inputs[1], axes[2], axes[2] > axes[3]),
@@ -103,8 +122,36 @@ class Multiplication(Contraction):
             if fact is not None:
                 rows = fact.zero().all(axis=inner, keepdims=True)
                 rows = np.swapaxes(rows, -1, -2) if swap else rows
-                zero = zero | rows.reshape((1,) * (rank - rows.ndim) + rows.shape)
-        return collapse(Fact(np.zeros((1,) * rank, dtype), zero))
+                known = known | rows.reshape((1,) * (rank - rows.ndim) + rows.shape)
+        values = context.fact(node.inputs[1])
+        if node.op == "MatMul" and values is not None and sums_to_one(node.inputs[0], context):
+            first = values.value.take([0], -2)
+            one = values.known.all(axis=-2, keepdims=True) & (values.value == first).all(axis=-2, keepdims=True)
+            lead = (1,) * (rank - values.rank)
+            one, first = one.reshape(lead + one.shape), first.reshape(lead + first.shape)
+            value = np.where(one & ~known, first, value).astype(dtype)
+            known = known | one
+        return collapse(Fact(value, known))
+
+    def refine(self, node: Node, context: Context) -> dict[str, Shape]:
+        """The inner axes are equally long, so one that is known says the other; batches broadcast."""
+        a, b = (context.shape(name) for name in node.inputs[:2])
+        if node.domain or a is None or b is None or len(a) < 2 or len(b) < 2:
+            return {}
+        k = len(a) - (2 if node.attr("transA", 0) else 1)
+        k2 = len(b) - (1 if node.attr("transB", 0) else 2)
+        for name, shape, axis, other in ((node.inputs[0], a, k, b[k2]), (node.inputs[1], b, k2, a[k])):
+            if name in context.graph.producer and isinstance(other, int) and not isinstance(shape[axis], int):
+                return {name: (*shape[:axis], other, *shape[axis + 1 :])}
+        out = context.shape(node.outputs[0])
+        if node.op != "MatMul" or out is None or len(out) < 2:
+            return {}
+        sides = [
+            mine if mine is not None and not isinstance(old, int) else old
+            for mine, old in ((a[-2], out[-2]), (b[-1], out[-1]))
+        ]
+        new = (*broadcast_dims(out[:-2], [a[:-2], b[:-2]]), *sides)
+        return {node.outputs[0]: new} if new != out else {}
 
     def ties(self, node: Node, context: Context) -> list[Tie]:
         axes = self.axes(node, context)
@@ -114,6 +161,8 @@ class Multiplication(Contraction):
         a, b, y = node.inputs[0], node.inputs[1], node.outputs[0]
         rank = context.rank(y) or 0
         ties: list[Tie] = [Same((a, k), (b, k2))]
+        bias = [node.input(2)] if node.input(2) else []
+        pinned = {axis for axis in open_axes(y, [a, b], context) if axis < rank - 2} | open_axes(y, bias, context)
         pairs = [((a, m), rank - 2), ((b, n), rank - 1)]
         for name in (a, b):
             own = context.rank(name) or 0
@@ -123,7 +172,7 @@ class Multiplication(Contraction):
             pairs += [((node.input(2), axis), axis + rank - own) for axis in range(own)]
         for port, axis in pairs:
             size = context.size(*port)
-            if size is not None and size == context.size(y, axis):
+            if size is not None and size == context.size(y, axis) and axis not in pinned:
                 ties.append(Same(port, (y, axis)))
         return ties
 
@@ -145,7 +194,7 @@ class Multiplication(Contraction):
         right = self.operand(node, context, 1)
         axes = self.axes(node, context)
         assert axes is not None
-        size = context.size(node.inputs[0], axes[1]) or 0
+        size = context.size(node.inputs[0], axes[1]) or 1
         return np.ones(size, bool) if right is None else np.asarray(right[0].any(axis=1))
 
     def absorbs(self, node: Node, context: Context) -> tuple[np.ndarray, np.ndarray]:
@@ -156,28 +205,65 @@ class Multiplication(Contraction):
         weight = context.array(node.inputs[1])
         if weight is None or weight.ndim != 2 or not context.graph.is_float(node.inputs[1]):
             return zero, np.zeros_like(zero)
-        if self._bias(node, context) is not None:
-            return zero | rest, np.zeros_like(zero)
-        return zero, rest & (node.inputs[1] in context.graph.constants)
+        if not rest.any():
+            return zero, rest
+        bias = self._bias(node, context)
+        if bias is not None:
+            strength = self._strength(node, context, weight, axes[2])
+            moved = abs(float(node.attr("alpha", 1.0))) * float((np.abs(value) * strength)[rest].sum())
+            moved /= abs(float(node.attr("beta", 1.0))) or 1.0
+            held = float(np.abs(context.graph.constants[bias]).max(initial=0)) if bias else 0.0
+            return (zero | rest if moved + held <= largest(weight.dtype) else zero), np.zeros_like(zero)
+        return zero, rest if self._bearers(node, context).any() else np.zeros_like(zero)
+
+    def _bearers(self, node: Node, context: Context) -> np.ndarray:
+        """Features that can carry what the others contribute, [K], cached."""
+        axes, weight = self.axes(node, context), context.graph.constants.get(node.inputs[1])
+        assert axes is not None
+        uniform, value = free_slices(node.inputs[0], axes[1], context)
+        if weight is None or weight.ndim != 2 or not is_float(weight.dtype):
+            return np.zeros_like(uniform)
+        stored, axis = weight, axes[2]
+
+        def compute() -> np.ndarray:
+            strength = self._strength(node, context, stored, axis)
+            return bearers(uniform & (value != 0), value, strength, stored.dtype)
+
+        found: np.ndarray = context.cached((node.index, "bearers"), compute)
+        return found
+
+    def _strength(self, node: Node, context: Context, weight: np.ndarray, axis: int) -> np.ndarray:
+        """Largest absolute weight that reads each feature, [K], cached; features are along `axis` of the weight."""
+
+        def compute() -> np.ndarray:
+            return np.asarray(np.abs(weight.astype(np.float64)).max(axis=1 - axis, initial=0))
+
+        found: np.ndarray = context.derived(node.inputs[1], f"strength {axis}", compute)
+        return found
+
+    def takes_bias(self, node: Node) -> bool:
+        """Whether the node adds a bias of its own, its third input."""
+        return node.op == "Gemm"
 
     def _bias(self, node: Node, context: Context) -> str | None:
         """The constant that takes what known features contribute: the bias of a Gemm ("" where it has none yet), or
         of the Add that alone reads a MatMul; None if there is none.
         """
         constants, size = context.graph.constants, context.size(node.outputs[0], -1)
-        if node.op == "Gemm":
+        if self.takes_bias(node):
             bias = node.input(2)
             if not bias:
                 return ""
-            fits = bias in constants and constants[bias].ndim and constants[bias].size in (1, size)
+            array = constants.get(bias)  # a bias for each row cannot take what each column gets
+            fits = array is not None and array.ndim and array.size == array.shape[-1] and array.size in (1, size)
             return bias if fits and node.attr("beta", 1.0) != 0 else None
         readers = context.graph.consumers.get(node.outputs[0], [])
-        if len(readers) != 1 or readers[0][0].op != "Add" or node.outputs[0] in context.graph.outputs:
+        if len(readers) != 1 or node.outputs[0] in context.graph.outputs:
             return None
-        other = readers[0][0].inputs[1 - readers[0][1]] if readers[0][1] >= 0 else ""
+        other = _added_behind(*readers[0])
         array = constants.get(other)
         fits = array is not None and array.ndim and array.size == array.shape[-1] == size
-        return other if fits and array is not None and array.dtype.kind == "f" else None
+        return other if fits and array is not None and is_float(array.dtype) else None
 
     def reads(self, node: Node, context: Context, state: State) -> dict[int, Demand | None]:
         axes = self.axes(node, context)
@@ -189,7 +275,7 @@ class Multiplication(Contraction):
         if not all(mask.any() for mask in live):
             return {}
         rank = len(live)
-        size = context.size(a, k) or 0
+        size = context.size(a, k) or 1
         wanted = self._wanted(node, context, state, live, size)
         kept = state.kept((a, k))
         free, carried = self.absorbs(node, context)
@@ -225,8 +311,8 @@ class Multiplication(Contraction):
         """The kept feature of largest known value as [1], -1 if there is none."""
         axes = self.axes(node, context)
         assert axes is not None
-        uniform, value = free_slices(node.inputs[0], axes[1], context)
-        size = np.where(uniform & kept, np.abs(value), 0.0)
+        _, value = free_slices(node.inputs[0], axes[1], context)
+        size = np.where(self._bearers(node, context) & kept, np.abs(value), 0.0)
         return np.array([size.argmax() if size.any() else -1])
 
     def carrying(self, node: Node, context: Context, state: State) -> Carrying | None:
@@ -241,7 +327,8 @@ class Multiplication(Contraction):
         missing = self._wanted(node, context, state, live, carried.size) & carried & ~state.kept(port)
         if not missing.any() or self.carriers(node, context, state.kept(port))[0] >= 0:
             return None
-        return Carrying(port, missing, np.abs(free_slices(*port, context)[1]))
+        which = candidates(missing, self._bearers(node, context))
+        return Carrying(port, which, np.abs(free_slices(*port, context)[1]))
 
     def rewrite(self, node: Node, cut: Cut) -> Rewrite:
         axes = self.axes(node, cut.context)
@@ -267,10 +354,11 @@ class Multiplication(Contraction):
         bias = self._bias(node, context)
         if bias is not None:
             added = float(node.attr("alpha", 1.0)) * (value[gone] @ right[gone])
-            if node.op == "MatMul":
+            if not self.takes_bias(node):
                 return Rewrite(addends={bias: added[columns]})
             if not bias:
-                return Rewrite({"beta": 1.0}, {2: added[columns].astype(stored.dtype)})
+                attributes = {"beta": 1.0} if node.attr("beta", 1.0) != 1.0 else {}
+                return Rewrite(attributes, {2: added[columns].astype(stored.dtype)})
             before = np.broadcast_to(context.graph.constants[bias].reshape(-1), added.shape)
             merged = before + added / float(node.attr("beta", 1.0))
             return Rewrite(inputs={2: merged[columns].astype(stored.dtype)})
@@ -281,5 +369,22 @@ class Multiplication(Contraction):
         packed = right[np.ix_(into, columns)].astype(stored.dtype)
         return Rewrite(inputs={1: np.ascontiguousarray(packed.T if k2 == 1 else packed)})
 
+
+def _added_behind(reader: Node, index: int) -> str:
+    """What a reader adds to its input number `index` before anything else, "" where it adds nothing."""
+    if reader.op == "Add" and not reader.domain:
+        return reader.inputs[1 - index] if index >= 0 else ""
+    summands, bias = _BIASES.get((reader.domain, reader.op), ((), 0))
+    return reader.input(bias) if index in summands else ""
+
+
+_BIASES: dict[tuple[str, str], tuple[tuple[int, ...], int]] = {
+    ("com.microsoft", "SkipLayerNormalization"): ((0, 1), 4),
+    ("com.microsoft", "SkipSimplifiedLayerNormalization"): ((0, 1), 3),
+    ("com.microsoft", "BiasGelu"): ((0,), 1),
+    ("com.microsoft", "FastGelu"): ((0,), 1),
+    ("com.microsoft", "BiasAdd"): ((0,), 1),
+}
+"""Fused operators that add a bias: the inputs that it is added to, and its own."""
 
 register(Multiplication(), "Gemm", "MatMul")

@@ -69,13 +69,27 @@ class Concat(Rule):
 
     family = "movement"
 
+    def data(self, node: Node) -> range:
+        """Indices of the inputs that are joined."""
+        return range(len(node.inputs))
+
+    def piece(self, node: Node, index: int, context: Context) -> Fact | None:
+        """What is known of the run that an input becomes."""
+        return context.fact(node.inputs[index])
+
+    def axis(self, node: Node, context: Context) -> int | None:
+        """The axis along which inputs are joined, counted from the front."""
+        rank, axis = context.rank(node.outputs[0]), int(node.attr("axis", 0))
+        return axis % rank if rank is not None and -rank <= axis < rank else None
+
     def _runs(self, node: Node, context: Context) -> tuple[int, list[tuple[int, str, np.ndarray]]] | None:
         """(axis, [(input index, name, its positions in the output)])."""
-        axis = axis_of(node, context)
+        axis = self.axis(node, context)
         if axis is None:
             return None
         runs, start = [], 0
-        for index, name in enumerate(node.inputs):
+        for index in self.data(node):
+            name = node.inputs[index]
             size = context.size(name, axis)
             if size is None:
                 return None
@@ -90,13 +104,14 @@ class Concat(Rule):
             return [None]
         axis, parts = runs
         pieces: list[Fact] = []
-        for _, name, positions in parts:
-            fact = context.fact(name) or unknown(rank, dtype)
+        found = [self.piece(node, index, context) for index, _, _ in parts]
+        for fact, (_, _, positions) in zip(found, parts, strict=True):
+            fact = fact or unknown(rank, dtype)
             full = fact.expand(tuple(positions.size if a == axis else 1 for a in range(rank)), [axis])
             if full is None or full.rank != rank:
                 return [None]
             pieces.append(full)
-        if not any(context.fact(name) for _, name, _ in parts):
+        if not any(found):
             return [None]
 
         def join(arrays: list[np.ndarray]) -> np.ndarray:
@@ -110,16 +125,19 @@ class Concat(Rule):
             )
 
         low = high = None
-        if context.graph.is_float(node.outputs[0]):
+        if any(p.low is not None for p in pieces):
             bounds = [p.bounds() for p in pieces]
             low, high = join([b[0] for b in bounds]), join([b[1] for b in bounds])
         return [collapse(Fact(join([p.value for p in pieces]), join([p.known for p in pieces]), low, high))]
 
     def ties(self, node: Node, context: Context) -> list[Tie]:
-        runs = self._runs(node, context)
+        runs, axis = self._runs(node, context), self.axis(node, context) or 0
+        names = [node.inputs[index] for index in self.data(node)]
+        # where one operand's length is not known it is as long as the others, and nothing would cut it along
+        skip = {axis, *(a for name in names for a in range(context.rank(name) or 0) if context.size(name, a) is None)}
         ties: list[Tie] = []
-        for name in node.inputs:
-            ties += parallel(name, node.outputs[0], context, (runs[0],) if runs else (axis_of(node, context) or 0,))
+        for name in names:
+            ties += parallel(name, node.outputs[0], context, tuple(skip))
         if runs is not None:
             ties += [Same((node.outputs[0], runs[0]), (name, runs[0]), where) for _, name, where in runs[1]]
         return ties

@@ -5,13 +5,15 @@ mix the axes that they normalize, which are pinned.
 from __future__ import annotations
 
 import numpy as np
+import onnx
+from onnx import helper
 
 from ..graph.view import Node
 from .fact import Fact, collapse
 from .interval import rounding
 from .movement import axis_of, parallel
-from .rule import Context, Demand, Rule, State, everything, free_slices, register
-from .tie import Same, Tie
+from .rule import Context, Cut, Demand, Rewrite, Rule, State, everything, free_slices, register
+from .tie import Growth, Kept, Picks, Same, Tie
 
 
 class BatchNormalization(Rule):
@@ -120,6 +122,85 @@ class PerChannel(Rule):
         return {0: demand, 1: None, 2: None}
 
 
+class WholeGroups(Picks):
+    """Slices of one axis in groups, `index` being the group of each: a group stays whole or goes whole."""
+
+    def close(self, kept: Kept) -> Growth:
+        mask = kept(self.a)
+        full = np.isin(self.index, self.index[mask])
+        return [(self.a, full)] if (full & ~mask).any() else []
+
+
+class GroupNormalization(Rule):
+    """GroupNormalization: statistics over the channels and positions of each group; whole groups can go.
+
+    A group of zeros gives its bias, and so does a channel whose scale is zero. Another constant does so only up to
+    rounding over sqrt(epsilon), as in InstanceNormalization: unknown. Up to opset 20 scale and bias have one element
+    for each group, from 21 on one for each channel.
+    """
+
+    family = "normalization"
+
+    def _groups(self, node: Node, context: Context) -> tuple[int, int] | None:
+        """(groups, channels in each)."""
+        groups, channels = int(node.attr("num_groups", 0)), context.size(node.inputs[0], 1)
+        if not groups or channels is None or channels % groups or (context.rank(node.inputs[0]) or 0) < 3:
+            return None
+        sizes = {context.size(name, 0) for name in node.inputs[1:3]}
+        return (groups, channels // groups) if sizes in ({groups}, {channels}) else None
+
+    def stand_in(self, node: Node, context: Context) -> list[onnx.NodeProto] | None:
+        """Inference knows it as a function only, and gives its output no shape."""
+        return [helper.make_node("Identity", node.proto.input[:1], node.proto.output[:1])]
+
+    def _of_channels(self, node: Node, index: int, context: Context) -> np.ndarray | None:
+        """Scale (1) or bias (2), one element for each channel."""
+        array, channels = context.array(node.inputs[index]), context.size(node.inputs[0], 1)
+        return None if array is None or channels is None else np.repeat(array, channels // array.size)
+
+    def facts(self, node: Node, context: Context) -> list[Fact | None]:
+        layout, rank = self._groups(node, context), context.rank(node.outputs[0])
+        bias = self._of_channels(node, 2, context)
+        if layout is None or bias is None or rank is None:
+            return [None]
+        uniform, value = free_slices(node.inputs[0], 1, context)
+        known = np.repeat((uniform & (value == 0)).reshape(layout).all(axis=1), layout[1])
+        scale = self._of_channels(node, 1, context)
+        known = known if scale is None else known | (scale == 0)
+        column = (1, -1) + (1,) * (rank - 2)
+        return [collapse(Fact(bias.reshape(column), known.reshape(column)))]
+
+    def ties(self, node: Node, context: Context) -> list[Tie]:
+        layout, x, y = self._groups(node, context), node.inputs[0], node.outputs[0]
+        if layout is None:
+            return []
+        spatial = tuple(range(2, context.rank(x) or 0))
+        group = np.arange(layout[0] * layout[1]) // layout[1]
+        of_group = {name: context.size(name, 0) == layout[0] for name in node.inputs[1:3]}
+        affine = [Same((name, 0), (y, 1), group if grouped else None) for name, grouped in of_group.items()]
+        return [*parallel(x, y, context, spatial), WholeGroups((y, 1), (y, 1), group), *affine]
+
+    def reads(self, node: Node, context: Context, state: State) -> dict[int, Demand | None]:
+        layout, live = self._groups(node, context), state.live(node.outputs[0])
+        if layout is None:
+            return super().reads(node, context, state)
+        if not all(mask.any() for mask in live):
+            return {}
+        scale, wanted = self._of_channels(node, 1, context), live[1]
+        wanted = wanted if scale is None else wanted & (scale != 0)
+        demand = everything(node.inputs[0], context)
+        demand[1] = np.repeat(wanted.reshape(layout).any(axis=1), layout[1])
+        if live[0].size == demand[0].size:
+            demand[0] = live[0]
+        return {0: demand, 1: None, 2: None}
+
+    def rewrite(self, node: Node, cut: Cut) -> Rewrite:
+        layout, indices = self._groups(node, cut.context), cut.indices(node.outputs[0], 1)
+        if layout is None or indices is None:
+            return Rewrite()
+        return Rewrite({"num_groups": int(indices.size) // layout[1]})
+
+
 class Mixing(Rule):
     """Operators that mix whole axes and leave the others alone: Softmax, LayerNormalization, LRN, LpNormalization."""
 
@@ -141,7 +222,14 @@ class Mixing(Rule):
         axis = axis_of(node, context, -1)
         if axis is None:
             return None
-        return set(range(axis, rank)) if node.op in ("LayerNormalization", "RMSNormalization") else {axis}
+        return set(range(axis, rank)) if node.op.endswith("Normalization") and node.op[:2] != "Lp" else {axis}
+
+    def stand_in(self, node: Node, context: Context) -> list[onnx.NodeProto] | None:
+        """ONNX Runtime writes these two into models of any opset."""
+        older = node.op == "LayerNormalization" and 0 < context.opset < 17
+        if not older and node.op != "SimplifiedLayerNormalization":
+            return None
+        return [helper.make_node("Identity", node.proto.input[:1], node.proto.output[:1])]
 
     def facts(self, node: Node, context: Context) -> list[Fact | None]:
         none: list[Fact | None] = [None] * len(node.outputs)
@@ -178,6 +266,9 @@ class Mixing(Rule):
 
 register(BatchNormalization(), "BatchNormalization")
 register(PerChannel(), "InstanceNormalization")
+register(GroupNormalization(), "GroupNormalization")
 register(
-    Mixing(), "Softmax", "LogSoftmax", "Hardmax", "LayerNormalization", "RMSNormalization", "LRN", "LpNormalization"
+    Mixing(),
+    *("Softmax", "LogSoftmax", "Hardmax", "LRN", "LpNormalization"),
+    *("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"),
 )

@@ -53,8 +53,9 @@ class Pad(Rule):
         if node.attr("mode", "constant") != "constant":
             whole = not any(a.shape[i] > 1 for a in (fact.value, fact.known) for i, p in enumerate(amounts) if any(p))
             return [Fact(fact.value, fact.known) if whole else None]
+        assert fill is not None, "else nothing is known of a padded axis, and that has been said above"
         low, high = fact.bounds()
-        low, high = np.minimum(low, fill), np.maximum(high, fill)  # type: ignore[arg-type]
+        low, high = np.minimum(low, fill), np.maximum(high, fill)
         result = Fact(fact.value, fact.known, low, high)
         for axis, (before, after) in enumerate(amounts):
             if (before, after) == (0, 0):
@@ -73,13 +74,12 @@ class Pad(Rule):
             if before < 0 or after < 0:
                 return [None]
             if not isinstance(size, int) or axis >= 2:
-                # beside the border only what equals the fill stays known
-                result = Fact(result.value, result.known & (result.value == fill), result.low, result.high)
+                result = _bordered(result, axis, fill)
                 continue
             full = result.expand(source, [axis])
             if full is None or np.prod(full.value.shape, dtype=np.int64) > CAP:
                 return [None]
-            result = _padded(full, axis, size, before, after, float(fill or 0.0))
+            result = _padded(full, axis, size, before, after, fill)
         return [collapse(result)]
 
     def ties(self, node: Node, context: Context) -> list[Tie]:
@@ -144,6 +144,15 @@ class Pad(Rule):
         if cut.context.opset < 11:
             return Rewrite({"pads": pads})
         return Rewrite(inputs={1: np.array(pads, np.int64), **({3: None} if node.input(3) else {})})
+
+
+def _bordered(fact: Fact, axis: int, fill: float) -> Fact:
+    """A padded spatial axis: what is said holds for every index, so only what equals the fill stays known."""
+    low, high = fact.bounds()
+    low, high = low.min(axis=axis, keepdims=True), high.max(axis=axis, keepdims=True)
+    known = (fact.known & (fact.value == fill)).all(axis=axis, keepdims=True)
+    value = fact.value.take([0], axis) if fact.value.shape[axis] else fact.value
+    return Fact(value, known, np.minimum(low, fill), np.maximum(high, fill))
 
 
 def _padded(fact: Fact, axis: int, size: int, before: int, after: int, fill: float) -> Fact:

@@ -107,13 +107,26 @@ class Resize(Spatial):
             if axes is not None and axis not in axes:
                 passing.add(axis)
                 continue
+            if node.attr("keep_aspect_ratio_policy", "stretch") != "stretch":
+                continue  # what one axis becomes depends on the others
             place = axis if axes is None else axes.index(axis)
+            if not self._whole(node, place, context):
+                continue
             if scales is not None and scales.size > place:
                 if scales[place] == 1:
                     passing.add(axis)
             elif same(a, b) or (size is not None and size[place] == a):
                 passing.add(axis)
         return passing
+
+    def _whole(self, node: Node, place: int, context: Context) -> bool:
+        """Whether the region that is resized spans the axis; only one transformation has a region."""
+        if node.attr("coordinate_transformation_mode", "") != "tf_crop_and_resize":
+            return True
+        region = context.array(node.input(1)) if node.input(1) else None
+        if region is None or region.size % 2:
+            return False
+        return bool(region[place] == 0 and region[place + region.size // 2] == 1)
 
     def _axes(self, node: Node, context: Context) -> list[int] | None:
         axes = node.attr("axes")
@@ -138,7 +151,11 @@ class Resize(Spatial):
         return node.attr("coordinate_transformation_mode", "") != "tf_crop_and_resize"
 
     def refine(self, node: Node, context: Context) -> dict[str, Shape]:
-        if not node.input(3) or node.attr("axes") is not None:
+        if (
+            not node.input(3)
+            or node.attr("axes") is not None
+            or node.attr("keep_aspect_ratio_policy", "stretch") != "stretch"
+        ):
             return {}
         fact, size = context.fact(node.inputs[3]), context.size(node.inputs[3], 0)
         full = fact.expand((size,)) if fact is not None and size is not None else None

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
-from ..graph.view import Node
+from ..graph.view import Node, is_float
 from .fact import Fact, collapse
 from .rule import Context, Demand, Rule, State, everything, free_slices, register
 from .tie import Picks, Same, Tie
+
+FUNCTIONS: dict[str, Callable[[np.ndarray, tuple[int, ...]], np.ndarray]] = {
+    "ReduceSum": lambda x, axes: x.sum(axis=axes, keepdims=True),
+    "ReduceMean": lambda x, axes: x.mean(axis=axes, keepdims=True),
+    "ReduceMax": lambda x, axes: x.max(axis=axes, keepdims=True),
+    "ReduceMin": lambda x, axes: x.min(axis=axes, keepdims=True),
+    "ReduceProd": lambda x, axes: x.prod(axis=axes, keepdims=True),
+    "ReduceL1": lambda x, axes: np.abs(x).sum(axis=axes, keepdims=True),
+    "ReduceL2": lambda x, axes: np.sqrt((x * x).sum(axis=axes, keepdims=True)),
+    "ReduceLogSum": lambda x, axes: np.log(x.sum(axis=axes, keepdims=True)),
+    "ReduceLogSumExp": lambda x, axes: np.logaddexp.reduce(x, axis=axes, keepdims=True),
+    "ReduceSumSquare": lambda x, axes: (x * x).sum(axis=axes, keepdims=True),
+}
+"""What each operator computes, in float64."""
 
 
 class Reduce(Rule):
@@ -41,25 +57,25 @@ class Reduce(Rule):
         reduced, fact = self.axes(node, context), context.fact(node.inputs[0])
         if reduced is None or fact is None or node.op in ("ArgMax", "ArgMin"):
             return [None]
-        axes = tuple(sorted(reduced))
-        mean = node.op in ("ReduceMean", "ReduceMax", "ReduceMin")
-        # a sum multiplies a constant by sizes that may be unknown, a mean does not
-        keepable = fact.value.dtype.kind == "f"
-        if not keepable:
+        if not is_float(fact.value.dtype):
             return [None]
-        known, value, (low, high) = fact.known, fact.value, fact.bounds()
-        if axes:
-            first = value
-            for axis in axes:
-                first = first.take([0], axis)
-            known = known.all(axis=axes, keepdims=True) & (value == first).all(axis=axes, keepdims=True)
-            value = first
+        axes, shape = tuple(sorted(reduced)), context.shape(node.inputs[0]) or ()
+        full = fact.expand(shape, [a for a in axes if isinstance(shape[a], int)])
+        if full is None:
+            return [None]
+        known, low, high = full.known, None, None
+        if node.op in ("ReduceMean", "ReduceMax", "ReduceMin"):
+            low, high = full.bounds()
             low, high = low.min(axis=axes, keepdims=True), high.max(axis=axes, keepdims=True)
-        if not mean:
-            known = known & (value == 0)
-            if node.op not in ("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare"):
+        elif not all(isinstance(shape[a], int) for a in axes):  # a sum of nobody knows how many
+            if node.op in ("ReduceProd", "ReduceLogSum", "ReduceLogSumExp"):
                 return [None]
-        result = Fact(value, known, low, high) if mean else Fact(value, known)
+            known = known & (full.value == 0)
+        known = known.all(axis=axes, keepdims=True)
+        with np.errstate(all="ignore"):
+            wide = np.where(full.known, full.value, 0).astype(np.float64)
+            value = FUNCTIONS[node.op](wide, axes).astype(fact.value.dtype)
+        result = Fact(value, known & np.isfinite(value.astype(np.float64)), low, high)
         if not node.attr("keepdims", 1):
             result = result.map(lambda a: a.reshape([s for i, s in enumerate(a.shape) if i not in reduced]))
         return [collapse(result)]

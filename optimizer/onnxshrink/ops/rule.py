@@ -25,12 +25,14 @@ Demand = list[np.ndarray]
 class Context:
     """What a rule may look at: the graph, the facts so far, and which dimension each element of a shape operand is.
 
+    `kept` is what an earlier solution left of a tensor: what is known there is known, whatever the rest may hold.
     Nothing here changes during planning.
     """
 
     def __init__(self, graph: Graph, facts: dict[str, Fact]):
         self.graph, self.facts = graph, facts
         self.elements: dict[str, list[Dim]] = {}
+        self.kept: dict[str, Demand] = {}
         self._patterns: dict[Any, Any] = {}
 
     @property
@@ -51,6 +53,15 @@ class Context:
 
     def fact(self, tensor: str) -> Fact | None:
         return self.facts.get(tensor) if tensor else None
+
+    def fact_within(self, tensor: str, axis: int | None = None) -> Fact | None:
+        """The fact of what an earlier solution left of a tensor, with the whole of `axis`."""
+        fact = self.fact(tensor)
+        for other, mask in enumerate(self.kept.get(tensor, ()) if fact is not None else ()):
+            if other != axis and mask.any() and not mask.all():
+                where = np.flatnonzero(mask)
+                fact = fact.map(lambda a, x=other, w=where: a.take(w, x) if a.shape[x] > 1 else a)  # type: ignore[union-attr]
+        return fact
 
     def array(self, tensor: str) -> np.ndarray | None:
         """A tensor's values when all are known, at full shape; None otherwise."""
@@ -73,11 +84,12 @@ class Context:
         return [node.outputs[0], *read]
 
     def rule(self, node: Node) -> Rule:
-        """The node's rule; the barrier where the rank of one of its tensors is unknown."""
+        """The node's rule; a barrier where the rank of one of its tensors is unknown."""
         names = (*node.inputs, *node.outputs[:1], *self.read_outputs(node)[1:])
         if node.select is not None:
-            return _RULES[SELECTION]
-        return rule_for(node) if all(n in self.graph.shapes for n in names if n) else _BARRIER
+            return _RULES[SELECTION if node.select[0] is not None else REORDERING]
+        rule = rule_for(node)
+        return rule if rule.barrier or all(n in self.graph.shapes for n in names if n) else _UNRANKED
 
     def channels(self, node: Node) -> Channels | None:
         """What reports count of the node: None unless it is a layer with weights of its own."""
@@ -237,6 +249,10 @@ class Rule:
         """The channels that reports count; None for a node that is no layer."""
         return None
 
+    def held(self, node: Node, context: Context, state: State) -> dict[int, str]:
+        """Channels that the node itself holds although its readers could do without them, and why."""
+        return {}
+
     def carrying(self, node: Node, context: Context, state: State) -> Carrying | None:
         """The carrier that this node still lacks, if it lacks one."""
         return None
@@ -247,8 +263,11 @@ class Rule:
 
 
 SELECTION = ("onnxshrink", "Selection")
+REORDERING = ("onnxshrink", "Reordering")
 _RULES: dict[tuple[str, str], Rule] = {}
 _BARRIER = Rule()
+OLDER = Rule("it is meant as only old opsets know it")
+_UNRANKED = Rule("the rank of a tensor that it reads or gives is not known")
 
 
 def register(rule: Rule, *operators: str, domain: str = "") -> Rule:
@@ -264,8 +283,15 @@ def registered() -> dict[tuple[str, str], Rule]:
 
 
 def rule_for(node: Node) -> Rule:
-    """The rule of a node's operator; the barrier if there is none."""
-    return _RULES.get((node.domain, node.op), _BARRIER)
+    """The rule of a node's operator; the barrier if there is none, or if the node means what no rule says."""
+    return OLDER if _older(node) else _RULES.get((node.domain, node.op), _BARRIER)
+
+
+def _older(node: Node) -> bool:
+    """Whether a node is meant as only old opsets know it: broadcasting by attributes (below 7), or a
+    BatchNormalization with statistics for each pixel (below 9).
+    """
+    return not node.domain and bool(node.attr("broadcast", 0) or not node.attr("spatial", 1))
 
 
 def everything(tensor: str, context: Context) -> Demand:
@@ -284,4 +310,4 @@ def free_slices(tensor: str, axis: int, context: Context) -> tuple[np.ndarray, n
     """Slices along an axis that hold one known value everywhere, as (mask [n], value [n] float64), cached."""
     size = context.size(tensor, axis) or 1
 
-    return context.cached((tensor, axis, "uniform"), lambda: slices(context.fact(tensor), axis, size))
+    return context.cached((tensor, axis, "uniform"), lambda: slices(context.fact_within(tensor, axis), axis, size))

@@ -10,8 +10,8 @@ import numpy as np
 
 from ..graph.view import Node
 from .fact import Fact, collapse
-from .movement import along, axis_of, parallel
-from .rule import SELECTION, Context, Cut, Demand, Rewrite, Rule, State, everything, register
+from .movement import Transpose, along, axis_of, parallel
+from .rule import REORDERING, SELECTION, Context, Cut, Demand, Rewrite, Rule, State, everything, register
 from .tie import Picks, Same, Tie
 
 
@@ -161,18 +161,20 @@ class Selection(Select):
     """A chain of movements planned as one selection; it stays a chain unless something of it goes."""
 
     def index(self, node: Node, context: Context) -> dict[int, np.ndarray] | None:
-        assert node.select is not None
-        return {node.select[0]: node.select[1]}
+        axis, index = self._selected(node)
+        return {axis: index}
+
+    def _selected(self, node: Node) -> tuple[int, np.ndarray]:
+        assert node.select is not None and node.select[0] is not None
+        return node.select[0], node.select[1]
 
     def ties(self, node: Node, context: Context) -> list[Tie]:
-        assert node.select is not None
-        axis, index = node.select
+        axis, index = self._selected(node)
         x, y = node.inputs[0], node.outputs[0]
         return [*parallel(x, y, context, (axis,)), Picks((x, axis), (y, axis), index)]
 
     def rewrite(self, node: Node, cut: Cut) -> Rewrite:
-        assert node.select is not None
-        axis, index = node.select
+        axis, index = self._selected(node)
         axes = range(cut.context.rank(node.inputs[0]) or 0)
         if all(cut.indices(t, a) is None for t in (node.inputs[0], node.outputs[0]) for a in axes):
             return Rewrite()
@@ -182,6 +184,23 @@ class Selection(Select):
             return Rewrite(bypass=0)
         attributes = {a.name: None for a in node.proto.attribute}
         return Rewrite({**attributes, "axis": axis}, {1: where}, op="Gather")
+
+
+class Reordering(Transpose):
+    """A chain of movements planned as one transposition; it stays a chain unless something of it goes."""
+
+    def _order(self, node: Node, context: Context) -> list[int] | None:
+        assert node.select is not None
+        return [int(a) for a in node.select[1]]
+
+    def rewrite(self, node: Node, cut: Cut) -> Rewrite:
+        order = self._order(node, cut.context) or []
+        if all(cut.indices(node.inputs[0], axis) is None for axis in range(len(order))):
+            return Rewrite()
+        if order == sorted(order):
+            return Rewrite(bypass=0)
+        attributes = {a.name: None for a in node.proto.attribute}
+        return Rewrite({**attributes, "perm": order}, {1: None}, op="Transpose")
 
 
 class Gather(Select):
@@ -276,5 +295,6 @@ class Fixed(Picks):
 
 
 register(Selection(), SELECTION[1], domain=SELECTION[0])
+register(Reordering(), REORDERING[1], domain=REORDERING[0])
 register(Slice(), "Slice")
 register(Gather(), "Gather")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..graph.view import Node, Shape, count
-from .broadcast import Broadcast
+from .broadcast import Broadcast, open_axes
 from .evaluate import evaluate
 from .fact import CAP, Fact, collapse
 from .grid import target_shape
@@ -143,7 +143,20 @@ class Expand(Broadcast):
         return [fact.map(lambda a: a.reshape((1,) * (rank - a.ndim) + a.shape))]
 
     def refine(self, node: Node, context: Context) -> dict[str, Shape]:
-        return _refined(node, 1, context)
+        if (context.size(node.inputs[1], 0) or 0) < (context.rank(node.inputs[0]) or 0):
+            return {}  # the input has more axes than the operand says
+        refined = _refined(node, 1, context)
+        said, own = context.elements.get(node.inputs[1]), context.shape(node.inputs[0])
+        shape = refined.get(node.outputs[0], context.shape(node.outputs[0]))
+        if said is None or own is None or shape is None or len(shape) != len(said):
+            return refined
+        lead = len(said) - len(own)
+        given = [1] * lead + list(own)
+        new = tuple(
+            dim if not isinstance(after, int) and (isinstance(dim, str) or dim == 1) and mine in (1, dim) else after
+            for dim, mine, after in zip(said, given, shape, strict=True)
+        )
+        return {node.outputs[0]: new} if new != context.shape(node.outputs[0]) else {}
 
     def reads(self, node: Node, context: Context, state: State) -> dict[int, Demand | None]:
         demands = super().reads(node, context, state)
@@ -165,7 +178,8 @@ class Expand(Broadcast):
         if context.size(node.inputs[1], 0) != rank:
             return []  # an operand shorter than the output: its axes cannot be told apart when they change
         y = node.outputs[0]
-        free = [Same((y, a), (y, a)) for a in range(rank) if context.size(y, a) is not None]
+        pinned = open_axes(y, [node.inputs[0]], context)
+        free = [Same((y, a), (y, a)) for a in range(rank) if context.size(y, a) is not None and a not in pinned]
         return [*super().ties(node, context), *free]
 
 
@@ -218,6 +232,14 @@ class Tile(Rule):
 
 class Range(Rule):
     """Range of known bounds is a known tensor."""
+
+    family = "shape"
+
+    def refine(self, node: Node, context: Context) -> dict[str, Shape]:
+        start, limit, step = (context.elements.get(name) for name in node.inputs)
+        if start != [0] or step != [1] or not limit or not isinstance(limit[0], str):
+            return {}
+        return {node.outputs[0]: (limit[0],)} if context.shape(node.outputs[0]) != (limit[0],) else {}
 
     def facts(self, node: Node, context: Context) -> list[Fact | None]:
         arrays = [context.array(name) for name in node.inputs]

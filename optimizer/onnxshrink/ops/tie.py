@@ -107,12 +107,13 @@ class EqualPerGroup:
     Which channels fill a group up is a choice, made by `fill` after everything else has converged. Groups of very
     different sizes may be merged, some neighbours at a time, into fewer groups with zeros in their weights: where
     that takes fewer channels and no more multiply-adds. Groups with one channel on a side (depthwise) stay as they
-    are: runtimes have kernels of their own for them.
+    are: runtimes have kernels of their own for them. So do groups whose weight is computed.
     """
 
     x: Port
     y: Port
     groups: int
+    computed: bool = False
 
     @property
     def ports(self) -> tuple[Port, ...]:
@@ -133,7 +134,7 @@ class EqualPerGroup:
         alive = np.flatnonzero(x.any(axis=1) | y.any(axis=1))
         if not alive.size:
             return []
-        single = 1 in (x.shape[1], y.shape[1])
+        single = self.computed or 1 in (x.shape[1], y.shape[1])
         merged = 1 if single else _best_merge(x[alive].sum(axis=1), y[alive].sum(axis=1))
         growth: Growth = []
         for port, mask in ((self.x, x), (self.y, y)):
@@ -154,45 +155,47 @@ class Blocks:
     """Blocks of slices that several axes have in common, such as the heads of an attention.
 
     A block of which any axis keeps something stays on all of them. Every block that stays keeps the same number of
-    slices of an axis, at least one; all of them where the axis is `whole`. Which slices fill a block up is a choice.
+    slices of an axis, at least one. Which slices fill a block up is a choice.
 
     Attributes:
         ports: the axes; one axis may come more than once.
         index: for each of them the slices of each block, [block, slice of the block].
-        whole: for each of them, whether its blocks stand or fall as a whole.
+        always: for each of them, in the same layout, the slices that stay whenever their block does; all of them
+            where blocks stand or fall as a whole.
     """
 
     ports: tuple[Port, ...]
     index: tuple[np.ndarray, ...]
-    whole: tuple[bool, ...]
+    always: tuple[np.ndarray, ...]
+
+    def _alive(self, kept: Kept) -> np.ndarray:
+        parts = [kept(port)[index].any(axis=1) for port, index in zip(self.ports, self.index, strict=True)]
+        return np.asarray(np.logical_or.reduce(parts))
 
     def close(self, kept: Kept) -> Growth:
-        masks = [kept(port)[index] for port, index in zip(self.ports, self.index, strict=True)]
-        alive = np.logical_or.reduce([mask.any(axis=1) for mask in masks])
+        alive = self._alive(kept)
         growth: Growth = []
-        for port, index, whole in zip(self.ports, self.index, self.whole, strict=True):
-            if whole or index.shape[1] == 1:
-                growth += _growth(kept, port, _set(kept, port, index[alive]))
+        for port, index, always in zip(self.ports, self.index, self.always, strict=True):
+            slices = index[alive] if index.shape[1] == 1 else index[always & alive[:, None]]
+            growth += _growth(kept, port, _with(kept(port), slices.reshape(-1)))
         return growth
 
     def fill(self, kept: Kept) -> Growth:
         """The choice: blocks that hold too few slices take their first ones that were free."""
-        masks = [kept(port)[index] for port, index in zip(self.ports, self.index, strict=True)]
-        alive = np.logical_or.reduce([mask.any(axis=1) for mask in masks])
+        alive = np.flatnonzero(self._alive(kept))
         growth: Growth = []
-        for port, index, mask in zip(self.ports, self.index, masks, strict=True):
+        for port, index in zip(self.ports, self.index, strict=True):
+            mask = kept(port)[index]
             target = max(1, int(mask.sum(axis=1).max(initial=0)))
-            chosen = [
-                index[block][~mask[block]][: target - int(mask[block].sum())] for block in np.flatnonzero(alive)
-            ]
-            if chosen:
-                growth += _growth(kept, port, _set(kept, port, np.concatenate(chosen)))
+            for block in alive:
+                free = index[block][~mask[block]]
+                growth += _growth(kept, port, _with(kept(port), free[: target - int(mask[block].sum())]))
         return growth
 
 
-def _set(kept: Kept, port: Port, slices: np.ndarray) -> np.ndarray:
-    """What a port keeps, and these slices."""
-    mask = kept(port).copy()
+def _with(mask: np.ndarray, slices: np.ndarray) -> np.ndarray:
+    """A mask, and these slices."""
+    mask = mask.copy()
     mask[slices] = True
     return mask
 
@@ -248,4 +251,28 @@ def _best_merge(inputs: np.ndarray, outputs: np.ndarray) -> int:
     return best
 
 
-Tie = Same | Picks | Grid | EqualPerGroup | Blocks | Feeds
+@dataclass(frozen=True, eq=False)
+class SharedColumns:
+    """A grouped convolution whose weight is computed: column j of the weight belongs to every group at once.
+
+    So in each group that stays, channel j of `x` is kept exactly when column j of `w` is. A group stays with any
+    channel of `x` or `y`.
+    """
+
+    x: Port
+    y: Port
+    w: Port
+    groups: int
+
+    @property
+    def ports(self) -> tuple[Port, ...]:
+        return (self.x, self.y, self.w)
+
+    def close(self, kept: Kept) -> Growth:
+        x, y = kept(self.x).reshape(self.groups, -1), kept(self.y).reshape(self.groups, -1)
+        columns = kept(self.w) | x.any(axis=0)
+        alive = x.any(axis=1) | y.any(axis=1)
+        return _growth(kept, self.w, columns) + _growth(kept, self.x, (alive[:, None] & columns).reshape(-1))
+
+
+Tie = Same | Picks | Grid | EqualPerGroup | SharedColumns | Blocks | Feeds

@@ -10,7 +10,7 @@ import onnx
 
 from ..channels.solve import Solution
 from ..graph.surgery import Edits, NodeEdit, operate
-from ..graph.view import Node
+from ..graph.view import Node, captured, names_in
 from ..ops.broadcast import rewrite_collapsed
 from ..ops.rule import Rewrite
 from .cut import PlannedCut
@@ -35,13 +35,14 @@ class Execution:
     computed: dict[str, np.ndarray] = field(default_factory=dict)
 
 
-def execute(solution: Solution, replaced: dict[str, str], changed: set[str]) -> Execution:
+def execute(solution: Solution, replaced: dict[str, str], changed: set[str], *, altered: bool = False) -> Execution:
     """Rewrite the model for a solution.
 
     Args:
         solution: live and kept of every tensor.
         replaced: operands that became constants (`collapse_branches`).
         changed: constants whose values were changed by lowering (negligible weights set to zero).
+        altered: the graph's model is another one than its source already: bodies were cut.
     """
     cut = PlannedCut(solution)
     graph = solution.context.graph
@@ -67,7 +68,7 @@ def execute(solution: Solution, replaced: dict[str, str], changed: set[str]) -> 
         if producer is not None and cut.active(producer) and cut.touched(tensor):
             # an output that nobody reads follows the others, but its slices were never counted
             edits.dims[tensor] = cut.shape(tensor) if cut.needed(tensor) else None
-    if not edits:
+    if not edits and not altered:
         copy = onnx.ModelProto()
         copy.CopyFrom(graph.model.proto)
         return Execution(copy, rewrites, False)
@@ -89,16 +90,17 @@ class _Names:
         self._addends: dict[str, np.ndarray] = {}
         self.computed: dict[str, np.ndarray] = {}
         self.renamed: dict[str, tuple[str, str]] = {}
-        self._taken = {n for node in self._graph.model.proto.graph.node for n in (*node.input, *node.output)}
-        self._taken |= {t.name for t in self._graph.model.proto.graph.initializer}
-        for node in self._graph.model.proto.graph.node:
-            for attribute in node.attribute:
-                for body in [attribute.g, *attribute.graphs]:
-                    self._untouched |= {n for child in body.node for n in child.input}
+        model = self._graph.model
+        self.opset = model.opset
+        self._taken = names_in(model.proto.graph) | model.outer
+        self._untouched |= model.outer
+        for node in model.proto.graph.node:
+            self._untouched |= captured(node)
 
     def arrays(self, node: Node, rewrite: Rewrite) -> None:
         """Note the new value of every constant operand of a node that stays."""
-        self._addends.update(rewrite.addends)
+        for edge, values in rewrite.addends.items():
+            self._addends[edge] = self._addends.get(edge, 0.0) + values
         for index, name in enumerate(node.inputs):
             if name not in self._graph.constants or (rewrite.bypass is not None and index != rewrite.bypass):
                 continue
@@ -177,7 +179,7 @@ def _rewrite_node(
         name = node.input(index)
         given = rewrite.inputs.get(index, name)
         if given is None:
-            if node.op != "Concat":
+            if node.op not in ("Concat", "QLinearConcat"):
                 inputs.append("")
             continue
         if isinstance(given, np.ndarray):
@@ -189,22 +191,37 @@ def _rewrite_node(
             inputs.append(resolved(names.of(given)) if given else "")
     for index, (mask, values) in rewrite.patches.items():
         patched = names.fresh(inputs[index])
-        operands = [names.constant(f"{patched}_mask", mask), names.constant(f"{patched}_value", values)]
-        edits.added.append((node.position, "Where", [*operands, inputs[index]], [patched], {}))
+        _overwrite(inputs[index], patched, patched, mask, values, node.position, names, edits)
         inputs[index] = patched
     while inputs and not inputs[-1]:
         inputs.pop()
     if rewrite.answer is not None:
         mask, values = rewrite.answer
         raw = names.fresh(node.outputs[0])
-        operands = [names.constant(f"{raw}_mask", mask), names.constant(f"{raw}_value", values)]
-        edits.added.append((node.position + 1, "Where", [*operands, raw], [node.outputs[0]], {}))
+        _overwrite(raw, node.outputs[0], raw, mask, values, node.position + 1, names, edits)
         outputs = [raw, *outputs[1:]]
     original = list(node.proto.input)
     while original and not original[-1]:
         original.pop()
-    if inputs != original or outputs != list(node.proto.output) or rewrite.attributes or rewrite.op:
+    if node.op != node.proto.op_type:  # it merely repeats a known value
+        edits.nodes[node.position] = NodeEdit(inputs, outputs, dict.fromkeys(_attribute_names(node)), node.op)
+    elif inputs != original or outputs != list(node.proto.output) or rewrite.attributes or rewrite.op:
         edits.nodes[node.position] = NodeEdit(inputs, outputs, dict(rewrite.attributes), rewrite.op)
+
+
+def _overwrite(
+    source: str, target: str, stem: str, mask: np.ndarray, values: np.ndarray, position: int, names: _Names, edits: Edits
+) -> None:
+    """Add nodes that make `target` of `source`, integers with the elements under a mask replaced."""
+    if names.opset >= 9:
+        operands = [names.constant(f"{stem}_mask", mask), names.constant(f"{stem}_value", values)]
+        edits.added.append((position, "Where", [*operands, source], [target], {}))
+        return
+    rest = names.constant(f"{stem}_rest", (~mask).astype(values.dtype))
+    value = names.constant(f"{stem}_value", np.where(mask, values, 0).astype(values.dtype))
+    product = names.fresh(stem)
+    edits.added.append((position, "Mul", [source, rest], [product], {}))
+    edits.added.append((position, "Add", [product, value], [target], {}))
 
 
 def _attribute_names(node: Node) -> list[str]:

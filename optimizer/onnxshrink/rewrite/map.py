@@ -25,8 +25,8 @@ import numpy as np
 from ..channels.plan import Plan
 from ..channels.solve import Solution
 from ..graph.view import Node
-from ..ops.contraction import Contraction
 from ..ops.conv import Convolution, regroup
+from ..ops.matmul import Multiplication
 from ..ops.rule import Rewrite, rule_for
 from .cut import PlannedCut
 from .execute import Execution
@@ -71,7 +71,7 @@ def make_map(solution: Solution, plan: Plan, execution: Execution, options: Mapp
             if source.endswith("@known"):
                 value = cut.weight(tensor)
             # what a carrier took over follows from `absorbed`; other new values are written down
-            if value is not None and not (index == 1 and isinstance(rule, Contraction)):
+            if value is not None and not (index == 1 and isinstance(rule, Convolution | Multiplication)):
                 entry |= {"axes": {}, "dtype": str(value.dtype), "value": value.tolist()}
             weights.append(entry)
         if rewrite is not None:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import InputError, ModelError
@@ -34,6 +34,7 @@ def verify(
     progress: Callable[[str], None] | None = None,
     apart: Collection[str] = (),
     input_ranges: Ranges | None = None,
+    kept: Mapping[str, Mapping[int, Sequence[int]]] | None = None,
 ) -> Verification:
     """Holds the result `b` against the original `a`: interface, structure, then numbers under ONNX Runtime.
 
@@ -53,6 +54,7 @@ def verify(
         progress: told what is being done.
         apart: inner tensors that are not the same in both models although their outputs are: not compared.
         input_ranges: least and largest value of inputs; nothing outside is drawn.
+        kept: inner tensors of which `b` holds a part: by axis, the indices that stay, in their order.
 
     Returns:
         The verdict and its numbers; "failed" and "unverified" are results, not errors.
@@ -84,6 +86,7 @@ def verify(
         progress or (lambda _: None),
         frozenset(apart),
         input_ranges or {},
+        kept or {},
     )
     try:
         comparison = Comparison(original, result, Pool(original, result, provider), options)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from .facts import Dim
-from .operand import Findings, Op, broadcast_to, clash, count, differ, text, vector
+from .operand import Findings, Op, broadcast_to, clash, differ, text, vector
 
 
-def _convolution(x: int, w: int, bias: int | None, per_filter: Sequence[int] = ()) -> Callable[[Op], Findings]:
+def convolution(x: int, w: int, bias: int | None, per_filter: Sequence[int] = ()) -> Callable[[Op], Findings]:
+    """The predicate of a convolution, by input indices; `per_filter` are vectors of one entry or one a filter."""
+
     def check(op: Op) -> Findings:
         data, weight, group = op.shape(x), op.shape(w), op.attr("group", 1)
         if weight is None:
@@ -111,7 +113,9 @@ def _gemm(op: Op) -> Findings:
         yield from broadcast_to(op.shape(2), (a[0], b[1]), "bias", "result")
 
 
-def _matmul(first: int, second: int) -> Callable[[Op], Findings]:
+def matmul(first: int, second: int) -> Callable[[Op], Findings]:
+    """The predicate of a matrix product, by the input indices of its operands."""
+
     def check(op: Op) -> Findings:
         a, b = op.shape(first), op.shape(second)
         if not a or not b:
@@ -124,38 +128,38 @@ def _matmul(first: int, second: int) -> Callable[[Op], Findings]:
     return check
 
 
-def _quantize(op: Op) -> Findings:
-    if op.attr("block_size", 0):
-        return
-    scale = op.shape(1)
-    if scale is not None and len(scale) == 1 and scale[0] != 1 and op.shape(0) is not None:
-        yield from vector(op, 1, "scale", op.dim(0, op.attr("axis", 1)), "its axis has")
-    if op.has(2) and scale is not None and op.shape(2) is not None and differ(count(scale), count(op.shape(2))):
-        yield f"zero point {text(op.shape(2))} for scale {text(scale)}"
-
-
 def _recurrent(gates: int) -> Callable[[Op], Findings]:
     def check(op: Op) -> Findings:
-        if op.attr("layout", 0):
-            return
         hidden = op.attr("hidden_size") or op.dim(2, 2)
-        if not isinstance(hidden, int):
-            return
-        for i, axis, want in (
-            (1, 1, gates * hidden),
-            (2, 1, gates * hidden),
-            (2, 2, hidden),
-            (3, 1, 2 * gates * hidden),
-        ):
-            if differ(op.dim(i, axis), want):
-                yield f"operand {i} {text(op.shape(i))} should have {want} on axis {axis}"
+        if isinstance(hidden, int):
+            sizes = [(1, 1, gates), (2, 1, gates), (2, 2, 1), (3, 1, 2 * gates), (7, 1, 3), (5, 2, 1), (6, 2, 1)]
+            for i, axis, times in sizes:
+                if differ(op.dim(i, axis), times * hidden):
+                    yield f"operand {i} {text(op.shape(i))} should have {times * hidden} on axis {axis}"
         if differ(op.dim(0, 2), op.dim(1, 2)):
             yield f"input {text(op.shape(0))} has {op.dim(0, 2)} features, W {text(op.shape(1))} expects {op.dim(1, 2)}"
-        for i in (5, 6):
-            if op.has(i) and differ(op.dim(i, 2), hidden):
-                yield f"initial state {text(op.shape(i))} for hidden size {hidden}"
+        both = op.attr("direction", b"forward") == b"bidirectional"
+        batchwise = 1 if op.attr("layout", 0) else 0
+        for i, axis in ((1, 0), (2, 0), (3, 0), (7, 0), (5, batchwise), (6, batchwise)):
+            if differ(op.dim(i, axis), 2 if both else 1):
+                yield f"operand {i} {text(op.shape(i))} is not for {2 if both else 1} direction(s)"
+        names, each = op.attr("activations"), {4: 3, 3: 2, 1: 1}[gates]
+        if names and len(names) != each * (2 if both else 1):
+            yield f"{len(names)} activations, {each} for each of {2 if both else 1} direction(s) are wanted"
 
     return check
+
+
+def _deformable(op: Op) -> Findings:
+    yield from convolution(0, 1, 3)(op)
+    weight, groups, data = op.shape(1), op.attr("offset_group", 1), op.dim(0, 1)
+    if weight is None or len(weight) != 4 or not isinstance(weight[2], int) or not isinstance(weight[3], int):
+        return
+    if isinstance(data, int) and (groups < 1 or data % groups):
+        yield f"offset_group {groups} does not divide the {data} channels"
+    for i, times in ((2, 2), (4, 1)):
+        if differ(op.dim(i, 1), times * groups * weight[2] * weight[3]):
+            yield f"operand {i} {text(op.shape(i))} should have {times * groups * weight[2] * weight[3]} on axis 1"
 
 
 def _einsum(op: Op) -> Findings:
@@ -183,10 +187,8 @@ def _boxes(op: Op) -> Findings:
 
 
 TABLE: dict[str, Callable[[Op], Findings]] = {
-    "Conv": _convolution(0, 1, 2),
-    "ConvInteger": _convolution(0, 1, None),
-    "QLinearConv": _convolution(0, 3, 8, (4, 5)),
-    "DeformConv": _convolution(0, 1, 3),
+    "Conv": convolution(0, 1, 2),
+    "DeformConv": _deformable,
     "ConvTranspose": _transposed,
     "BatchNormalization": _per_channel(1, 2, 3, 4),
     "InstanceNormalization": _per_channel(1, 2),
@@ -194,13 +196,9 @@ TABLE: dict[str, Callable[[Op], Findings]] = {
     "LayerNormalization": _layer_norm,
     "PRelu": _prelu,
     "Gemm": _gemm,
-    "MatMul": _matmul(0, 1),
-    "MatMulInteger": _matmul(0, 1),
-    "QLinearMatMul": _matmul(0, 3),
+    "MatMul": matmul(0, 1),
     "Einsum": _einsum,
     "NonMaxSuppression": _boxes,
-    "QuantizeLinear": _quantize,
-    "DequantizeLinear": _quantize,
     "LSTM": _recurrent(4),
     "GRU": _recurrent(3),
     "RNN": _recurrent(1),

@@ -234,6 +234,8 @@ def draw(
 ) -> Feeds:
     """Values for all inputs; the same arguments give the same values.
 
+    A single boolean is what an If asks for: the first two of them take both values within any three seeds in a row.
+
     Args:
         specs: the inputs.
         shapes: a shape for each.
@@ -245,8 +247,11 @@ def draw(
     feeds: Feeds = {}
     for spec in specs:
         shape = shapes[spec.name]
-        if spec.dtype == np.dtype(bool):
-            value: np.ndarray = rng.random(shape) < 0.5
+        if spec.dtype == np.dtype(bool) and not shape and len(switches) < 2:
+            value: np.ndarray = np.array(bool(seed >> len(switches) & 1))
+            switches.append(spec.name)
+        elif spec.dtype == np.dtype(bool):
+            value = rng.random(shape) < 0.5
         elif spec.dtype.kind in "iu":
             value = _integers(spec, shape, rng, limit)
         else:

@@ -71,6 +71,7 @@ class Options:
     progress: Callable[[str], None]
     apart: frozenset[str] = frozenset()
     input_ranges: Ranges = field(default_factory=dict)
+    kept: Mapping[str, Mapping[int, Sequence[int]]] = field(default_factory=dict)
 
 
 @dataclass

@@ -5,8 +5,9 @@ discontinuous operator (TopK, NonMaxSuppression, a quantizer) both then go on fr
 given tensors rounding has no way to grow. Every given tensor is still computed and compared, so the pieces cover the
 whole graph. The discontinuous node itself must be the same in both models and read equal values.
 
-A tensor may hold garbage where nothing reads it, or be permuted, and the result be right: a tensor that differs is
-taken out and its pieces are joined. Only outputs, and tensors that an index or selection operator reads, can fail.
+Of a tensor of which the result holds a part, the result is given that part, and that part is compared. A tensor may
+hold garbage where nothing reads it, or be permuted, and the result be right: a tensor that differs is taken out and
+its pieces are joined. Only outputs, and tensors that an index or selection operator reads, can fail.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from .judge import Judgement, judge
 from .numbers import LEVELS, Comparison, Trial
 from .pool import Arrays, Side
 from .shapes import domain_of, model_facts
-from .stability import BASES, Level, captured, inner_graphs, needed_nodes, stability
+from .stability import BASES, Level, captured, inner_graphs, needed_nodes, requantizes, stability
 from .structure import label
 from .variants import GIVEN, with_given, with_outputs
 
@@ -89,7 +90,7 @@ class _Piecewise:
 
     def _add_jump(self, node: onnx.NodeProto) -> None:
         twin = self.b.producers.get(node.output[0])
-        if twin is None or not self.same(node, twin):
+        if twin is None or not (self.same(node, twin) or (_in_steps(node) and _alike(node, twin))):
             self.found.joined.append(label(node))
             return
         for name in node.output:
@@ -101,7 +102,7 @@ class _Piecewise:
 
     def same(self, node: onnx.NodeProto, twin: onnx.NodeProto) -> bool:
         """Whether two nodes are one operator with the same operands: variables by name, constants by value."""
-        if (node.op_type, domain_of(node), list(node.output)) != (twin.op_type, domain_of(twin), list(twin.output)):
+        if not _alike(node, twin):
             return False
         if sorted(a.SerializeToString() for a in node.attribute) != sorted(
             a.SerializeToString() for a in twin.attribute
@@ -148,7 +149,8 @@ class _Piecewise:
         feeds = self.trials[0].case.feeds
         mine = {"off": values[0], "on": self.pool.run("original", SEEN, True, feeds)}
         other = self.pool.run("result", SEEN, False, feeds)
-        given = self._trusted(self._agreeing(shared, mine, other), values[0], other)
+        parts = {level: self._parts(arrays) for level, arrays in mine.items()}
+        given = self._trusted(self._agreeing(shared, parts, other), parts["off"], other)
         for last in range(_ROUNDS):
             wrong = self._round(given, values)
             self.found.settled = not wrong
@@ -157,6 +159,14 @@ class _Piecewise:
             given = [n for n in given if n not in wrong]
         self._conclude(given)
         return self.found
+
+    def _parts(self, arrays: Arrays) -> Arrays:
+        """What the result holds of each of the original's tensors."""
+        found = dict(arrays)
+        for name in arrays.keys() & self.c.options.kept.keys():
+            for axis, indices in self.c.options.kept[name].items():
+                found[name] = found[name].take(indices, axis)
+        return found
 
     def _agreeing(self, shared: list[str], mine: dict[str, Arrays], other: Arrays) -> list[str]:
         """Tensors that can be given: of one dtype and shape in both models, or of a size that may flip; and equal
@@ -168,7 +178,11 @@ class _Piecewise:
             if x is None or y is None or x.dtype != y.dtype or x.ndim != y.ndim:
                 continue
             if x.shape != y.shape:
-                if name in self.jumps and self._same_reads(self.jumps[name], mine["off"], other):
+                if (
+                    name in self.jumps
+                    and not requantizes(self.jumps[name])
+                    and self._same_reads(self.jumps[name], mine["off"], other)
+                ):
                     given.append(name)
                 continue
             if self.a.marks.level(name) == Level.ROUNDED:
@@ -213,19 +227,19 @@ class _Piecewise:
 
     def _round(self, given: list[str], values: list[Arrays]) -> set[str]:
         """Compares all pieces with these tensors given; returns those to take out again."""
-        sample = {n: values[0][n] for n in given}
-        fronts = [n for n, nodes in self.fronts.items() if any(o in given for node in nodes for o in node.output)]
+        read = {n for n, nodes in self.fronts.items() if any(o in given for node in nodes for o in node.output)}
+        fronts = [n for n in self.fronts if n in read and n in self.b.producers]
         shown = list(dict.fromkeys([*given, *fronts]))
         for side in SIDES:
+            sample = {n: values[0][n] for n in given}  # the dtypes and ranks are those of a part, too
             self.pool.define(side, PIECES, functools.partial(with_given, self.pool.sources[side], sample, shown))
         marks = stability(self.a.model.graph, self.a.facts, given)
         self.found.judged, self.found.compared = [], len(shown)
         wrong: set[str] = set()
         for trial, value in zip(self.trials, values, strict=True):
-            feeds = {**trial.case.feeds, **{n + GIVEN: value[n] for n in given}}
-            names = [*self.a.outputs, *shown]
-            expected = {"off": value, "on": self._run("original", "on", feeds)}
-            got = {level: self._run("result", level, feeds) for level in LEVELS}
+            names, parts = [*self.a.outputs, *shown], self._parts(value)
+            expected = {"off": parts, "on": self._parts(self._run("original", "on", self._feeds(trial, value, given)))}
+            got = {level: self._run("result", level, self._feeds(trial, parts, given)) for level in LEVELS}
             judged = []
             for name in dict.fromkeys(names):
                 flips = name in self.jumps or marks.level(name) == Level.FLIPPING
@@ -241,12 +255,16 @@ class _Piecewise:
                     wrong.update(o for node in self.fronts.get(judgement.name, ()) for o in node.output)
         return wrong & set(given)
 
+    @staticmethod
+    def _feeds(trial: Trial, values: Arrays, given: list[str]) -> Arrays:
+        return {**trial.case.feeds, **{n + GIVEN: values[n] for n in given}}
+
     def _run(self, side: Side, level: str, feeds: Arrays) -> Arrays:
         return self.pool.run(side, PIECES, LEVELS[level], feeds)
 
     def _steps(self, name: str) -> bool:
         """Made by an operator that computes on integers and rounds to steps: its values, not only its inputs, count."""
-        return name in self.jumps and self.jumps[name].op_type.startswith("QLinear")
+        return name in self.jumps and _in_steps(self.jumps[name])
 
     def _judge(self, name: str, expected: Arrays, got: Arrays) -> Judgement:
         if self._steps(name):
@@ -296,6 +314,16 @@ def similar(mine: Arrays, other: Arrays, name: str) -> bool:
         return bool((x != y).mean() < 0.1) if x.size else True
     x, y = x.astype(np.float64), y.astype(np.float64)
     return bool(np.linalg.norm(x - y) <= 0.1 * np.linalg.norm(x))
+
+
+def _alike(node: onnx.NodeProto, twin: onnx.NodeProto) -> bool:
+    """Whether two nodes are one operator with the same outputs."""
+    return (node.op_type, domain_of(node), list(node.output)) == (twin.op_type, domain_of(twin), list(twin.output))
+
+
+def _in_steps(node: onnx.NodeProto) -> bool:
+    """Whether a node computes on integers and rounds to steps: then its values are compared, whatever its weights."""
+    return node.op_type.startswith("QLinear") or node.op_type == "QGemm"
 
 
 def _reads(node: onnx.NodeProto) -> set[str]:

@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from ..errors import InputError, ModelError
 from ..graph.model import Model
 from ..graph.shapes import skeleton
 from ..runtime import session
@@ -76,10 +77,16 @@ class Planted:
 def example(
     path: Path, input_shapes: Mapping[str, tuple[int, ...]] | None = None, input_ranges: Ranges | None = None
 ) -> Feeds | None:
-    """One drawn input on which the model runs, at the plainest size; None if there is none."""
+    """One drawn input on which the model runs, at the plainest size; None if there is none.
+
+    There is none either where an input cannot be drawn or ONNX Runtime refuses the model; `verify` says which.
+    """
     model = onnx.load_model(str(path), load_external_data=False)
-    specs = signature(model, model_facts(model, path.parent), input_ranges)
-    runner = session(path, optimize=False)
+    try:
+        specs = signature(model, model_facts(model, path.parent), input_ranges)
+        runner = session(path, optimize=False)
+    except (InputError, ModelError):
+        return None
     for shapes in sizes(specs, input_shapes):
         feed = draw(specs, shapes, "uniform", 0)
         try:
@@ -90,16 +97,27 @@ def example(
     return None
 
 
-def plant(path: Path, feed: Mapping[str, np.ndarray], unread: list[Any], known: list[Any]) -> Planted:
+Kept = Mapping[str, Mapping[int, list[int]]]
+
+
+def plant(
+    path: Path,
+    proto: onnx.ModelProto,
+    feed: Mapping[str, np.ndarray],
+    unread: list[Any],
+    known: list[Any],
+    kept: Kept,
+) -> Planted:
     """Test claims about a model on one input.
 
     Args:
         path: the original model.
+        proto: its graph as the claims name its tensors, with functions inlined.
         feed: inputs by name.
         unread: claims that slices are read by nobody.
-        known: claims of values, one for all elements of a slice.
+        known: claims of values, one for all elements of a slice that stay along the other axes.
+        kept: for each tensor that is cut, for each axis that is, the indices that stay.
     """
-    proto = onnx.load_model(str(path), load_external_data=False)
     original = session(path, optimize=False)
     names = [o.name for o in original.get_outputs()]
     clean = original.run(names, dict(feed))
@@ -107,7 +125,7 @@ def plant(path: Path, feed: Mapping[str, np.ndarray], unread: list[Any], known: 
     moved = _noise(path, proto, feed, unread, names, clean) if unread else 0.0
     if moved > MOVED:
         broken.append(f"unread channels move an output by {moved:.1e} of its largest value")
-    off, wrong = _values(path, proto, feed, known) if known else (0.0, [])
+    off, wrong = _values(path, proto, feed, known, kept) if known else (0.0, [])
     return Planted(sum(len(c.slices) for c in unread), moved, sum(len(c.slices) for c in known), off, (*broken, *wrong))
 
 
@@ -183,7 +201,7 @@ def _ranks(proto: onnx.ModelProto) -> dict[str, tuple[int | None, tuple[int, ...
 
 
 def _values(
-    path: Path, proto: onnx.ModelProto, feed: Mapping[str, np.ndarray], known: list[Any]
+    path: Path, proto: onnx.ModelProto, feed: Mapping[str, np.ndarray], known: list[Any], kept: Kept
 ) -> tuple[float, list[str]]:
     """Largest relative difference from claimed values, and the tensors where it is too large."""
     probe = onnx.ModelProto()
@@ -192,11 +210,18 @@ def _values(
     tensors = sorted({c.tensor for c in known} & produced)
     present = {o.name for o in probe.graph.output}
     probe.graph.output.extend(helper.make_empty_tensor_value_info(t) for t in tensors if t not in present)
-    off, wrong = 0.0, []
+    off, wrong = 0.0, list[str]()
+    if not tensors:  # all claims are about inputs and constants
+        return off, wrong
     arrays = dict(zip(tensors, _run(path, probe, feed, tensors), strict=True))
     for claim in known:
         array = arrays.get(claim.tensor)
         if array is None or not array.size or array.dtype.kind != "f":
+            continue
+        for axis, indices in kept.get(claim.tensor, {}).items():
+            if axis != claim.axis:
+                array = array.take(indices, axis)
+        if not array.size:
             continue
         array = np.moveaxis(array.astype(np.float64), claim.axis, 0)
         there = array[list(claim.slices)].reshape(len(claim.slices), -1)

@@ -9,7 +9,8 @@ integers.py). What is not certain stays None.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ import onnx
 from onnx import TensorProto, numpy_helper
 from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
 
+from .contrib_shapes import contrib_shapes, equivalent
 from .facts import Dim, Facts, Shape, attribute, domain_of, opsets_of
 from .integers import FLOATS, VALUE_LIMIT, VALUE_RULES
+from .quantized_shapes import Twin, twin_of
 
 _FLOAT_VALUE_LIMIT = 64
 
@@ -103,20 +106,24 @@ def _node(node: onnx.NodeProto, facts: Facts, folder: Path | None) -> None:
                 array = np.asarray(onnx.helper.get_attribute_value(a), np.int64 if "int" in a.name else np.float32)
                 _constant(node.output[0], numpy_helper.from_array(array), facts, folder)
         return
-    if domain == "" and node.op_type in ("If", "Loop", "Scan"):
+    if domain == "" and node.op_type in ("If", "Loop", "Scan", "SequenceMap"):
         _branches(node, facts, folder)
         return
     inferred = _infer(node, inputs, facts, domain)
-    own: Shape = None
+    own: Sequence[Shape] = ()
     if domain == "" and (rule := SHAPE_RULES.get(node.op_type)):
-        own = rule(node, facts)
-    elif domain == "com.microsoft" and node.op_type in CONTRIB_SAME:
-        own = _same(node, facts)
+        own = (rule(node, facts),)
+    elif domain == "com.microsoft":
+        own = contrib_shapes(node, facts)
+        if (alike := equivalent(node)) is not None:
+            inferred = _infer(alike, [name for name in alike.input if name], facts, "")
+        elif (twin := twin_of(node)) is not None:
+            inferred = _of_twin(twin, facts)
     for i, name in enumerate(node.output):
         if not name:
             continue
         kind, shape = inferred.get(name, (0, None))
-        merged = merge(shape, own if i == 0 else None)
+        merged = merge(shape, own[i] if i < len(own) else None)
         if merged is not None:
             facts.shapes[name] = merged
         if not kind and inputs:
@@ -164,6 +171,15 @@ def _infer(node: onnx.NodeProto, inputs: list[str], facts: Facts, domain: str) -
     return result
 
 
+def _of_twin(twin: Twin, facts: Facts) -> dict[str, tuple[int, Shape]]:
+    """What the twin of a quantized node gives for floats, with the element type of the node itself."""
+    inputs = list(twin.node.input)
+    wide = {n: k if k == TensorProto.BOOL else int(TensorProto.FLOAT) for n, k in facts.types.items() if n in inputs}
+    inferred = _infer(twin.node, inputs, replace(facts, types=wide), "")
+    kind = facts.types.get(twin.like, 0) or twin.kind
+    return {name: (kind, shape) for name, (_, shape) in inferred.items()}
+
+
 def _type(kind: int, shape: Shape) -> onnx.TypeProto:
     result = onnx.TypeProto()
     result.tensor_type.elem_type = kind or TensorProto.FLOAT
@@ -179,10 +195,10 @@ def _type(kind: int, shape: Shape) -> onnx.TypeProto:
 
 
 def _branches(node: onnx.NodeProto, facts: Facts, folder: Path | None) -> None:
-    """Facts inside the graphs of If, Loop and Scan; of what comes from outside only constants and types are used.
+    """Facts inside the graphs of If, Loop, Scan and SequenceMap.
 
-    A branch that never runs may be impossible for the shapes at hand (torch exports `squeeze` as such an If), so
-    shapes of outer tensors stay out of it.
+    A branch that never runs may be impossible for the shapes at hand (torch exports `squeeze` as such an If), so of
+    what comes from outside an If only constants, types and ranks are used.
     """
     results = []
     for a in node.attribute:
@@ -190,7 +206,7 @@ def _branches(node: onnx.NodeProto, facts: Facts, folder: Path | None) -> None:
             continue
         inner = Facts(
             facts.opsets,
-            {k: facts.shapes[k] for k in facts.constants if k in facts.shapes},
+            {k: s if node.op_type != "If" or k in facts.constants else _rank(s) for k, s in facts.shapes.items()},
             dict(facts.types),
             {k: v for k, v in facts.values.items() if k in facts.constants},
             set(facts.constants),
@@ -200,19 +216,25 @@ def _branches(node: onnx.NodeProto, facts: Facts, folder: Path | None) -> None:
         _graph(a.g, inner, folder, {})
         results.append((a.g, inner))
     facts.inner[node.output[0]] = [f for _, f in results]
-    for i, name in enumerate(node.output):
+    first = 1 if node.op_type == "Loop" else 0  # the body's first output says whether to go on
+    for i, name in enumerate(node.output, start=first):
         outs = [(g.output[i].name, f) for g, f in results if i < len(g.output)]
         kinds = {f.types.get(o, 0) for o, f in outs}
         if len(kinds) == 1:
             facts.types[name] = kinds.pop()
         if node.op_type == "If":
             shapes = [f.shape(o) for o, f in outs]
-            first = shapes[0] if shapes else None
-            if first is not None and all(s is not None and len(s) == len(first) for s in shapes):
+            known = shapes[0] if shapes else None
+            if known is not None and all(s is not None and len(s) == len(known) for s in shapes):
                 columns = zip(*[s for s in shapes if s is not None], strict=True)
                 facts.shapes[name] = tuple(
                     c[0] if isinstance(c[0], int) and len(set(c)) == 1 else None for c in columns
                 )
+
+
+def _rank(shape: tuple[Dim, ...]) -> tuple[Dim, ...]:
+    """The same number of dimensions, none of them known."""
+    return (None,) * len(shape)
 
 
 def merge(a: Shape, b: Shape) -> Shape:
@@ -310,9 +332,6 @@ def _crop(node: onnx.NodeProto, facts: Facts) -> Shape:
     return given[:2] + (None,) * (len(given) - 2) if given is not None else None
 
 
-#: Operators of com.microsoft that keep the shape of their first operand.
-CONTRIB_SAME = {"Gelu", "FastGelu", "QuickGelu", "BiasGelu"}
-
 SHAPE_RULES: dict[str, Callable[[onnx.NodeProto, Facts], Shape]] = {
     "Reshape": _reshape,
     "Expand": _expand,
@@ -326,4 +345,5 @@ SHAPE_RULES: dict[str, Callable[[onnx.NodeProto, Facts], Shape]] = {
     **dict.fromkeys(("BatchNormalization", "InstanceNormalization", "GroupNormalization", "LRN", "Dropout"), _same),
     **dict.fromkeys(("Identity", "Exp", "Neg", "Abs", "Sqrt", "Gelu", "Mish", "HardSwish", "HardSigmoid"), _same),
     "ImageScaler": _same,
+    **dict.fromkeys(("LayerNormalization", "SimplifiedLayerNormalization"), _same),
 }

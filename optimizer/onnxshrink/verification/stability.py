@@ -46,7 +46,7 @@ def base_of(kind: int) -> float:
 
 _RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
 _SHAPE_ONLY = {"Shape", "Size", "EyeLike"}
-_QUANTIZERS = {"QuantizeLinear", "DynamicQuantizeLinear"}
+_QUANTIZERS = {"QuantizeLinear", "DynamicQuantizeLinear", "QGemm"}
 _STEPS = {"Round", "Floor", "Ceil", "Sign", "Mod", "Hardmax", "Shrink", "ThresholdedRelu", "TopK", "MaxRoiPool"}
 #: Float operators that move or select values and round nothing.
 _UNROUNDED = _STEPS | {
@@ -134,7 +134,7 @@ def _walk(nodes: Iterable[onnx.NodeProto], facts: Facts, result: Stability, give
             level = Level.FLIPPING
         elif node.op_type in _SHAPE_ONLY:
             level = Level.FLIPPING if level == Level.FLIPPING else min(level, Level.EXACT)
-        elif level >= (Level.EXACT if _requantizes(node) else Level.ROUNDED) and _jumps(node, facts, used):
+        elif level >= (Level.EXACT if requantizes(node) else Level.ROUNDED) and _jumps(node, facts, used):
             result.jumps.append(node)
             level = Level.FLIPPING
         elif level == Level.EXACT and node.op_type not in _UNROUNDED and any(k in BASES for k in kinds):
@@ -146,13 +146,13 @@ def _walk(nodes: Iterable[onnx.NodeProto], facts: Facts, result: Stability, give
                     result.bases[name] = max(base, BASES.get(kind, 0.0))
 
 
-def _requantizes(node: onnx.NodeProto) -> bool:
+def requantizes(node: onnx.NodeProto) -> bool:
     """Rounds to integer steps, even where what it reads is exact."""
     return node.op_type in _QUANTIZERS or node.op_type.startswith("QLinear")
 
 
 def _jumps(node: onnx.NodeProto, facts: Facts, used: set[str]) -> bool:
-    if node.op_type in _STEPS or _requantizes(node) or node.domain == "ai.onnx.ml":
+    if node.op_type in _STEPS or requantizes(node) or node.domain == "ai.onnx.ml":
         return True
     if node.op_type == "GridSample" and attribute(node, "mode") == b"nearest":
         return True

@@ -160,7 +160,7 @@ def _payload(tensor: TensorProto, folder: Path | None) -> str | None:
 def _nodes(graph: onnx.GraphProto, facts: Facts) -> Iterator[Finding]:
     for node in graph.node:
         domain = domain_of(node)
-        if domain == "" and (predicate := TABLE.get(node.op_type)) and domain in facts.opsets:
+        if (predicate := TABLE.get(domain, {}).get(node.op_type)) and domain in facts.opsets:
             for what in predicate(Op(node, facts, facts.opsets[domain])):
                 yield Finding(label(node), what)
         for inner, known in zip(

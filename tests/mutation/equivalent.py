@@ -1,0 +1,14 @@
+"""Mutants that are no faults: nothing that the package promises can differ. Each says why."""
+
+from __future__ import annotations
+
+from .mutant import Mutant
+
+EQUIVALENT: dict[tuple[str, str, str], str] = {}
+"""(file, changed lines before, after) -> why no answer can differ."""
+
+
+def reason_of(mutant: Mutant) -> str:
+    """Why a mutant may survive, "" if it may not."""
+    before, after = (text.strip() for text in mutant.changed())
+    return EQUIVALENT.get((mutant.file, before, after), "")

@@ -14,7 +14,9 @@ import pytest
 from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 
 import onnxshrink
-from onnxshrink.errors import NotEqualError
+from onnxshrink.channels.solve import Solution
+from onnxshrink.errors import ModelError, NotEqualError
+from onnxshrink.rewrite.execute import Execution, execute
 from onnxshrink.verification import check
 from tests.zoo import oracle, trap_bodies
 from tests.zoo.net import Net, parameters
@@ -80,6 +82,35 @@ def in_branch(model: ModelProto, outside: bool) -> ModelProto:
     return result
 
 
+def in_loop(model: ModelProto) -> ModelProto:
+    """The graph as the body of a Loop of two trips that reads everything from around it; the last trip answers."""
+    result = moved(model)
+    result.graph.initializer.extend(model.graph.initializer)
+    result.graph.sparse_initializer.extend(model.graph.sparse_initializer)
+    body = GraphProto(name="trip")
+    body.input.append(helper.make_tensor_value_info("trip number", TensorProto.INT64, ()))
+    body.input.append(helper.make_tensor_value_info("go on", TensorProto.BOOL, ()))
+    body.input.append(helper.make_tensor_value_info("told", TensorProto.BOOL, ()))  # below opset 11 there must be one
+    for name, source in (("going on", "go on"), ("telling", "told")):
+        body.node.append(helper.make_node("Identity", [source], [name]))
+        body.output.append(helper.make_tensor_value_info(name, TensorProto.BOOL, ()))
+    body.node.extend(model.graph.node)
+    outputs = [value.name for value in model.graph.output]
+    for node in body.node:
+        for names in (node.input, node.output):
+            names[:] = [f"{name} inside" if name in outputs else name for name in names]
+    for value in model.graph.output:
+        body.output.add().CopyFrom(value)
+        body.output[-1].name = f"{value.name} inside"
+    for name, array in (("trips", np.array(2)), ("yes", np.array(True)), ("last", np.array(1))):
+        result.graph.initializer.append(numpy_helper.from_array(array, name))
+    stacked = ["finally", *(f"{name} stacked" for name in outputs)]
+    result.graph.node.append(helper.make_node("Loop", ["trips", "yes", "yes"], stacked, name="loop", body=body))
+    for name in outputs:
+        result.graph.node.append(helper.make_node("Gather", [f"{name} stacked", "last"], [name], axis=0))
+    return result
+
+
 def in_function(model: ModelProto) -> ModelProto:
     """The graph as a function that is called once; weights are its arguments."""
     result = moved(model)
@@ -123,6 +154,11 @@ def test_traps_in_a_branch(trap: Trap, outside: bool) -> None:
     model = in_branch(trap.build(), outside)
     zeros = parameters(model) - parameters(trap.build())
     assert_same_answer(trap, model, zeros, **{"flag of the If": np.array(True)})
+
+
+@pytest.mark.parametrize("trap", SAMPLE)
+def test_traps_in_a_loop(trap: Trap) -> None:
+    assert_same_answer(trap, in_loop(trap.build()))
 
 
 @pytest.mark.parametrize("trap", SAMPLE)
@@ -339,3 +375,35 @@ def test_a_wrong_cut_inside_a_body_is_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(draft, "cut_bodies", spoil)
     with pytest.raises(NotEqualError):
         onnxshrink.optimize(trap_bodies.if_weights_inside().model(), align=1)
+
+
+@pytest.mark.parametrize("build", [trap_bodies.if_weights_outside, trap_bodies.if_constants_outside])
+def test_initializers_listed_as_inputs_around_a_body(build: Callable[[], Net]) -> None:
+    """Below IR 4 a new initializer would have to be an input, and a body has none to add: it becomes a Constant."""
+    net = build()
+    net.ir_version, net.opset, net.list_initializers_as_inputs = 3, 8, True
+    for graph in [a.g for node in net.nodes for a in node.attribute if a.type == onnx.AttributeProto.GRAPH]:
+        constants = [helper.make_node("Constant", [], [t.name], value=t) for t in graph.initializer]
+        nodes = [*constants, *graph.node]
+        graph.CopyFrom(helper.make_graph(nodes, graph.name, graph.input, graph.output))
+    model = net.model()
+    result = onnxshrink.optimize(model, **EXACT).model
+    assert parameters(model) - parameters(result) == trap_bodies.double_cut(4, 4)
+    for choice in (False, True):
+        assert_equal(model, result, {}, flag=np.array(choice))
+
+
+def test_a_body_that_cannot_be_cut_stays_with_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graph around it, and the other branch, are cut all the same."""
+    from onnxshrink import draft
+
+    def refuse(solution: Solution, *arguments: object, **options: object) -> Execution:
+        if solution.context.graph.model.proto.graph.name == "else":
+            raise ModelError("cannot be edited")
+        return execute(solution, *arguments, **options)
+
+    monkeypatch.setattr(draft, "execute", refuse)
+    model = trap_bodies.if_weights_inside().model()
+    result = onnxshrink.optimize(model, **EXACT)
+    assert parameters(model) - parameters(result.model) == trap_bodies.double_cut(4, 4)
+    assert "If `node_y`/else_branch stays as it is: cannot be edited" in result.notes

@@ -6,6 +6,7 @@ What could not be said, or says something else, is found by running both and lef
 
 from __future__ import annotations
 
+import contextlib
 import functools
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from onnx import ModelProto, NodeProto, helper, numpy_helper, version_converter
 
 import onnxshrink
+from onnxshrink.errors import OnnxshrinkError
 from tests.zoo import (
     networks,
     oracle,
@@ -27,8 +29,8 @@ from tests.zoo import (
     trap_permutations,
     trap_shapes,
 )
-from tests.zoo.net import parameters
-from tests.zoo.trap import Trap
+from tests.zoo.net import Net, parameters
+from tests.zoo.trap import Trap, chain
 
 EXACT = {"align": 1, "negligible": 0, "verify": False}
 
@@ -180,8 +182,8 @@ def least(opset: int, traps: int) -> int:
 
 @pytest.mark.parametrize("opset", OPSETS)
 def test_some_traps_at_each_opset(opset: int) -> None:
-    some = TRAPS[opset % 20 :: 20]
-    assert held(some, opset) >= least(opset, len(some)) - 4
+    some = TRAPS[opset % 40 :: 40]
+    assert held(some, opset) >= least(opset, len(some)) - 3
 
 
 @pytest.mark.parametrize("opset", OPSETS)
@@ -211,3 +213,33 @@ def test_shape_of_a_cut_tensor_before_there_was_where() -> None:
     assert {node.op_type for node in result.graph.node} >= {"Mul", "Add"}
     arrays = oracle.feeds(model, 0, trap.sizes[0])
     oracle.assert_equal(oracle.run(model, arrays), oracle.run(result, arrays))
+
+
+def test_broadcasting_by_attributes_is_a_barrier() -> None:
+    """Below opset 7, [8] may meet axis 1 of [2, 8, 8, 8]; by today's rules it would meet axis 3."""
+
+    def middle(net: Net, t: str) -> str:
+        return net.op("Relu", net.op("Add", t, net.const(np.zeros(8)), broadcast=1, axis=1))
+
+    net = chain(middle, opset=6, ir_version=3)
+    net.list_initializers_as_inputs = True
+    result = onnxshrink.optimize(net.model(), **EXACT)
+    assert not result.changed
+    assert {stay.reason for stay in result.plan.stays} == {"axis 1 is pinned: it is meant as only old opsets know it"}
+
+
+@pytest.mark.parametrize("opset", [1, 3, 5, 6])
+def test_before_opset_7_nothing_crashes(opset: int) -> None:
+    """Operators whose words did not change since: an answer, or a refusal in one line."""
+    count = 0
+    for trap in TRAPS[::3]:
+        model = trap.build()
+        model.opset_import[0].version = opset
+        try:
+            onnx.checker.check_model(model)
+        except onnx.checker.ValidationError:
+            continue
+        count += 1
+        with contextlib.suppress(OnnxshrinkError):
+            onnxshrink.optimize(model, **EXACT)
+    assert count >= 5

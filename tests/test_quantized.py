@@ -119,18 +119,25 @@ def test_what_is_known_of_integers_is_what_onnx_runtime_computes(trap: Trap) -> 
 KINDS = [np.uint8, np.int8, np.uint16, np.int16]
 
 
-@pytest.mark.parametrize(("kind", "axis"), itertools.product(KINDS, (None, 0, 1, -1)), ids=str)
-def test_constants_are_quantized_as_onnx_runtime_does_it(kind: type, axis: int | None) -> None:
+FORMATS = [
+    *itertools.product(KINDS, (None, 0, 1, -1), (np.float32,)),
+    (np.uint8, None, np.float16),
+    (np.int8, 0, np.float16),
+]
+
+
+@pytest.mark.parametrize(("kind", "axis", "real"), FORMATS, ids=str)
+def test_constants_are_quantized_as_onnx_runtime_does_it(kind: type, axis: int | None, real: type) -> None:
     """Ties, what saturates, per tensor and along an axis; and back."""
     rng = np.random.default_rng(0)
     size = 6
     count = () if axis is None else (size,)
-    scale = rng.uniform(1e-3, 1e-1, count).astype(np.float32)
+    scale = rng.uniform(1e-3, 1e-1, count).astype(real)
     limits = np.iinfo(kind)
     zero = rng.integers(limits.min, limits.max, count, endpoint=True).astype(kind)
     along = scale.reshape([size if axis is not None and a == axis % 3 else 1 for a in range(3)])
     steps = rng.integers(2 * limits.min - limits.max, 2 * limits.max - limits.min, (size,) * 3)
-    x = ((steps + rng.choice([0, 0.5, 0.25], steps.shape)) * along).astype(np.float32)
+    x = ((steps + rng.choice([0, 0.5, 0.25], steps.shape)) * along).astype(real)
     attributes = {} if axis is None else {"axis": axis}
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"], **attributes),

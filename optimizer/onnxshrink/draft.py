@@ -13,7 +13,7 @@ from . import benchmark
 from .bodies import cut_bodies
 from .channels.analysis import Analysis, Options, analyse
 from .channels.plan import Plan, make_plan
-from .errors import InputError
+from .errors import InputError, ModelError
 from .graph.model import Model
 from .graph.view import Graph, Node
 from .graph.write import Staged
@@ -61,11 +61,16 @@ def promise(graph: Graph, ranges: Mapping[str, tuple[float, float]] | None) -> N
 def draft(graph: Graph, options: Options, input_shapes: Shapes = None) -> Draft:
     """Analyse a graph, plan the cut and carry it out in memory."""
     inner: list[tuple[Node, str, Plan]] = []
+    notes: list[str] = []
 
     def cut_body(holder: Node, name: str, body: Graph) -> onnx.GraphProto | None:
-        made = draft(body, Options(0.0, options.align))
+        try:
+            made = draft(body, Options(0.0, options.align))
+        except ModelError as error:
+            notes.append(f"{holder.label}/{name} stays as it is: {error.what}")
+            return None
         sizes = [benchmark.parameters(proto) for proto in (body.model.proto, made.execution.model)]
-        if made.execution.changed and sizes[1] >= sizes[0]:
+        if made.execution.changed and made.plan.channels[0] == made.plan.channels[1] and sizes[1] >= sizes[0]:
             return None  # bodies that share weights would each get their own, and nothing is won
         inner.append((holder, name, made.plan))
         return made.execution.model.graph if made.execution.changed else None
@@ -79,7 +84,7 @@ def draft(graph: Graph, options: Options, input_shapes: Shapes = None) -> Draft:
     plan = make_plan(analysis, execution.rewrites, cut.shape, (by_node[0], by_node[1]))
     there = {o for node in execution.model.graph.node for o in node.output}
     plan.changes = execution.changed
-    plan.notes += graph.model.notes if plan.changes else ()
+    plan.notes += [*(graph.model.notes if plan.changes else ()), *notes]
     plan.removed_nodes = [n.label for n in graph.nodes if not there & set(n.outputs)]
     for holder, name, body in inner:
         if there & set(holder.outputs):

@@ -31,17 +31,22 @@ NAME = "architectures"
 
 EXPORTERS = ("dynamo", "torchscript")
 VOCABULARY = 50
+FIXED: tuple[tuple[str, ...], ...] = ((),)
+ALL: tuple[tuple[str, ...], ...] = ((), ("dynamic",), ("eager",), ("eager", "dynamic"))
 TOKENS = ("input_ids", "attention_mask")
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """How to build one, what to feed it (the shape of each input, by name), what to plant, and if it has attention."""
+    """How to build one, what to feed it (the shape of each input, by name), what to plant, and variants of the export.
+
+    Variants hold "dynamic" (open batches and sequences) and "eager" (attention written out in operators).
+    """
 
     build: Callable[[], nn.Module]
     inputs: dict[str, tuple[int, ...]]
     plant: Callable[[Planter], None]
-    attention: bool = True
+    variants: tuple[tuple[str, ...], ...] = ((), ("dynamic",))
 
 
 # --- what is planted in each family
@@ -267,8 +272,8 @@ def convnext(planter: Planter) -> None:
 
 # --- the architectures
 
-IMAGE = {"pixel_values": (1, 3, 32, 32)}
-LARGE = {"pixel_values": (1, 3, 64, 64)}
+IMAGE = {"pixel_values": (2, 3, 32, 32)}
+LARGE = {"pixel_values": (2, 3, 64, 64)}
 TEXT = {"input_ids": (2, 7), "attention_mask": (2, 7)}
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32}
 PATCHES = {**SIZES, "image_size": 32, "patch_size": 16}
@@ -290,25 +295,24 @@ ARCHITECTURES: dict[str, Architecture] = {
         _of("ResNetModel", "ResNetConfig", embedding_size=8, hidden_sizes=[32, 48], depths=[2, 2]),
         IMAGE,
         resnet,
-        attention=False,
     ),
     "regnet": Architecture(
         _of("RegNetModel", "RegNetConfig", embedding_size=8, hidden_sizes=[16, 32], depths=[2, 2], groups_width=4),
         IMAGE,
         regnet,
-        attention=False,
+        FIXED,
     ),
     "convnext": Architecture(
         _of("ConvNextModel", "ConvNextConfig", num_stages=2, hidden_sizes=[8, 16], depths=[2, 2], image_size=32),
         IMAGE,
         convnext,
-        attention=False,
+        FIXED,
     ),
     "mobilenetv2": Architecture(
         _of("MobileNetV2Model", "MobileNetV2Config", depth_multiplier=0.25, min_depth=8, image_size=32),
         IMAGE,
         mobilenet,
-        attention=False,
+        FIXED,
     ),
     "efficientnet": Architecture(
         _of(
@@ -328,9 +332,9 @@ ARCHITECTURES: dict[str, Architecture] = {
         ),
         IMAGE,
         efficientnet,
-        attention=False,
+        FIXED,
     ),
-    "vit": Architecture(_of("ViTModel", "ViTConfig", **PATCHES), IMAGE, vit),
+    "vit": Architecture(_of("ViTModel", "ViTConfig", **PATCHES), IMAGE, vit, ALL),
     "deit": Architecture(_of("DeiTModel", "DeiTConfig", **PATCHES), IMAGE, vit),
     "swin": Architecture(
         _of(
@@ -386,7 +390,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         LARGE,
         detr,
     ),
-    "bert": Architecture(_of("BertModel", "BertConfig", **SIZES, **WORDS), TEXT, bert),
+    "bert": Architecture(_of("BertModel", "BertConfig", **SIZES, **WORDS), TEXT, bert, ALL),
     "distilbert": Architecture(
         _of("DistilBertModel", "DistilBertConfig", dim=16, n_layers=2, n_heads=4, hidden_dim=32, **WORDS),
         TEXT,
@@ -404,7 +408,7 @@ ARCHITECTURES: dict[str, Architecture] = {
                 max_source_positions=16,
             )
         ),
-        {"input_features": (1, 8, 32)},
+        {"input_features": (2, 8, 32)},
         whisper,
     ),
     "wav2vec2": Architecture(
@@ -419,7 +423,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             num_conv_pos_embeddings=8,
             num_conv_pos_embedding_groups=4,
         ),
-        {"input_values": (1, 400)},
+        {"input_values": (2, 400)},
         wav2vec2,
     ),
     "clip": Architecture(
@@ -432,6 +436,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         ),
         {"input_ids": (2, 7), "pixel_values": (2, 3, 32, 32)},
         clip,
+        ALL,
     ),
 }
 
@@ -520,13 +525,12 @@ def export(architecture: Architecture, module: nn.Module, exporter: str, *, dyna
 
 
 def names() -> list[str]:
-    """Every architecture by both exporters, static and dynamic; attention also written out ("eager")."""
+    """Every architecture by both exporters; with open batches and sequences, and attention written out, where said."""
     return [
         "-".join([name, exporter, *variant])
         for name, architecture in ARCHITECTURES.items()
         for exporter in EXPORTERS
-        for variant in ((), ("dynamic",), ("eager",), ("eager", "dynamic"))
-        if "eager" not in variant or architecture.attention
+        for variant in architecture.variants
     ]
 
 

@@ -1,4 +1,4 @@
-"""onnx's node cases: a hundredth of them by default, all of them with `-m slow`."""
+"""onnx's node cases: a few of them by default, all of them with `-m slow`."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def test_there_are_as_many_as_ever() -> None:
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_a_few() -> None:
-    names = of_shard(0, 100)
+    names = of_shard(0, 250)
     outcomes = run_suite(node_cases, names)
     assert not failures(outcomes), failures(outcomes)
-    assert sum(outcome.removed for outcome in outcomes) > 50
+    assert sum(outcome.removed for outcome in outcomes) > 10
 
 
 @pytest.mark.slow

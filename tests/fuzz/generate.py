@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Container
+
 import numpy as np
 from onnx import ModelProto
 
 from . import spelling, steps_dense, steps_elementwise, steps_images, steps_moves
 from .maker import Maker, Rejected, Tensor
 
-STEPS = {**steps_images.STEPS, **steps_dense.STEPS, **steps_elementwise.STEPS, **steps_moves.STEPS}
+Step = Callable[[Maker], None]
+
+STEPS: dict[Step, float] = {**steps_images.STEPS, **steps_dense.STEPS, **steps_elementwise.STEPS, **steps_moves.STEPS}
 
 
 CLOSED = {
@@ -28,12 +32,13 @@ def _flavour(m: Maker) -> np.ndarray:
     return share / share.sum()
 
 
-def make(seed: int, steps: int | None = None) -> Maker:
+def make(seed: int, steps: int | None = None, only: Container[Step] | None = None) -> Maker:
     """The maker of a seed, with its outputs chosen.
 
     Args:
         seed: any number.
         steps: how many random steps are tried; by default the seed says (most often about ten).
+        only: the steps that may be taken; by default all.
     """
     m = Maker(seed)
     _inputs(m)
@@ -42,14 +47,16 @@ def make(seed: int, steps: int | None = None) -> Maker:
             m.attempt(layer)
     functions, shares = list(STEPS), _flavour(m)
     for _ in range(m.integer(3, 16) if steps is None else steps):
-        m.attempt(functions[int(m.rng.choice(len(functions), p=shares))])
+        step = functions[int(m.rng.choice(len(functions), p=shares))]
+        if only is None or step in only:
+            m.attempt(step)
     _outputs(m)
     return m
 
 
-def random_model(seed: int, steps: int | None = None) -> ModelProto:
-    """The model of a seed."""
-    return make(seed, steps).model()
+def random_model(seed: int, steps: int | None = None, only: Container[Step] | None = None) -> ModelProto:
+    """The model of a seed (see `make`)."""
+    return make(seed, steps, only).model()
 
 
 def _inputs(m: Maker) -> None:

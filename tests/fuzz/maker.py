@@ -327,7 +327,8 @@ class Maker:
             if t.name in needed
         ]
         tensors = [numpy_helper.from_array(a, n) for n, a in self.initializers.items() if n in needed]
-        if self.ir_version >= 4 and self.chance(0.03):  # overridable defaults
+        dense = [t for t in tensors if not self._sparse(t)]
+        if len(dense) == len(tensors) and self.chance(0.03):  # overridable defaults
             inputs += [helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in tensors]
         outputs = [
             helper.make_tensor_value_info(
@@ -338,9 +339,8 @@ class Maker:
             for t in self.outputs
         ]
         graph = helper.make_graph(nodes[::-1], "fuzz", inputs, outputs)
-        used = [n for n in tensors if not self._sparse(n, nodes)]
-        graph.initializer.extend(used)
-        graph.sparse_initializer.extend(sparse(t) for t in tensors if t not in used)
+        graph.initializer.extend(dense)
+        graph.sparse_initializer.extend(sparse(t) for t in tensors if t not in dense)
         model = helper.make_model(
             graph,
             ir_version=self.ir_version,
@@ -350,7 +350,7 @@ class Maker:
         onnx.checker.check_model(model)
         return model
 
-    def _sparse(self, tensor: TensorProto, nodes: list[onnx.NodeProto]) -> bool:
+    def _sparse(self, tensor: TensorProto) -> bool:
         """Whether to store a weight sparsely: now and then, where it has zeros and is a float."""
         array = self.initializers[tensor.name]
         return bool(array.dtype == np.float32 and array.ndim > 1 and (array == 0).any() and self.chance(0.01))

@@ -11,13 +11,11 @@ import onnx
 from onnx import ModelProto, numpy_helper
 
 import onnxshrink
-from onnxshrink.channels.facts import understand
 from onnxshrink.errors import NotEqualError, OnnxshrinkError
-from onnxshrink.graph.model import read
-from onnxshrink.graph.view import build
 from onnxshrink.verification import check
 from tests.zoo import oracle
 
+from . import facts
 from .equality import SCALES, differs, feeds, fused, grain, loads, moves, rounding, trusted, worlds
 from .noise import moved
 from .precise import in_double, run_double
@@ -98,8 +96,8 @@ def examine(model: ModelProto, options: Options) -> Outcome:
     except Exception as error:  # whatever it is, it is a bug
         outcome.add("crash", f"{type(error).__name__}: {error} {_where(error)}")
         return outcome
-    if options.facts:
-        _facts(model, outcome)
+    if options.facts and (wrong := facts.look(model).wrong):
+        outcome.add("fact", wrong)
     outcome.pairs = pairs(model, result)
     if not result.changed:
         if result.model.SerializeToString() != model.SerializeToString():
@@ -220,44 +218,3 @@ def _again(made: ModelProto, options: Options, outcome: Outcome) -> None:
     if result.changed:
         first = next(iter(result.plan.kept.items()), None)
         outcome.add("again", f"the result is cut again: {first}, {result.plan.removed_nodes[:3]}")
-
-
-# --- facts
-
-SLACK = 5e-4
-"""A normalization behind a constant channel divides its rounding by sqrt(epsilon)."""
-
-
-def _facts(model: ModelProto, outcome: Outcome) -> None:
-    """Every known value is what ONNX Runtime computes, and every bound holds."""
-    context = understand(build(read(model)))
-    inner = {o for n in model.graph.node for o in n.output if o}
-    tensors = [t for t in context.facts if t in inner]
-    if not tensors:
-        return
-    exposed = oracle.session(oracle.expose(model, tensors), optimize=False, threads=1)
-    for world in worlds(model):
-        for seed, scale in enumerate((1.0, 0.0, 20.0)):
-            answers = dict(zip(tensors, exposed.run(tensors, feeds(model, seed, world, scale)), strict=True))
-            for tensor in tensors:
-                if wrong := _wrong(context.facts[tensor], answers[tensor]):
-                    outcome.add("fact", f"`{tensor}` {wrong}, world {world}, scale {scale}")
-                    return
-
-
-def _wrong(fact: Any, array: np.ndarray) -> str:
-    if not isinstance(array, np.ndarray) or not array.size or array.dtype.kind not in "fiub":
-        return ""
-    wide = array.astype(np.float64)
-    if not np.isfinite(wide).all():
-        return ""
-    slack = (1e-2 if array.dtype.itemsize == 2 else SLACK) * np.maximum(1, np.abs(wide))
-    known = np.broadcast_to(fact.known, array.shape)
-    off = np.abs(wide - np.broadcast_to(fact.value, array.shape).astype(np.float64))
-    if (known & (off > slack)).any():
-        return f"is not what is known of it, off by {off[known].max():.1e}"
-    if fact.low is not None and (wide < fact.low - slack).any():
-        return "falls below its bound"
-    if fact.high is not None and (wide > fact.high + slack).any():
-        return "exceeds its bound"
-    return ""

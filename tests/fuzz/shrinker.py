@@ -101,15 +101,7 @@ def _info(name: str, array: np.ndarray) -> onnx.ValueInfoProto:
 
 def _plain(model: ModelProto) -> Iterator[ModelProto]:
     """Constant nodes become initializers, halves become singles, dynamic dimensions get a size."""
-    copy = _copy(model)
-    constants = [n for n in copy.graph.node if n.op_type == "Constant" and n.attribute[0].name == "value"]
-    for node in constants:
-        tensor = copy.graph.initializer.add()
-        tensor.CopyFrom(node.attribute[0].t)
-        tensor.name = node.output[0]
-        copy.graph.node.remove(node)
-    if constants:
-        yield copy
+    yield with_initializers(model)
     copy = _copy(model)
     for value in [*copy.graph.input, *copy.graph.output]:
         if value.type.tensor_type.elem_type == TensorProto.FLOAT16:
@@ -126,6 +118,17 @@ def _plain(model: ModelProto) -> Iterator[ModelProto]:
     values = _inner(copy)
     _set(copy.graph.output, [_info(o.name, values[o.name]) if o.name in values else o for o in copy.graph.output])
     yield copy
+
+
+def with_initializers(model: ModelProto) -> ModelProto:
+    """The same model with initializers instead of Constant nodes."""
+    copy = _copy(model)
+    for node in [n for n in copy.graph.node if n.op_type == "Constant" and n.attribute[0].name == "value"]:
+        tensor = copy.graph.initializer.add()
+        tensor.CopyFrom(node.attribute[0].t)
+        tensor.name = node.output[0]
+        copy.graph.node.remove(node)
+    return copy
 
 
 def _outputs(model: ModelProto) -> Iterator[ModelProto]:

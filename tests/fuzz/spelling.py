@@ -91,7 +91,7 @@ def literal(m: Maker, x: Tensor, targets: tuple[Shape, Shape], moving: list[int]
 def computed(m: Maker, x: Tensor, targets: tuple[Shape, Shape], *, slices: bool = True) -> Tensor:
     """The shape operand as exporters compute it: Shape, Gather or Slice, Mul, Unsqueeze, Concat.
 
-    ONNX Runtime refuses a Resize whose sizes come through a Slice, so that one takes none.
+    ONNX Runtime refuses a Resize whose sizes come through a Slice or a scalar: that one takes none (`slices`).
     """
     shape = m.op("Shape", x, closed=True)
     parts = [_dimension(m, x, shape, goal, slices) for goal in zip(*targets, strict=True)]
@@ -122,8 +122,8 @@ def _dimension(m: Maker, x: Tensor, shape: Tensor, goal: tuple[int, int], slices
 
 def _element(m: Maker, shape: Tensor, axis: int, slices: bool) -> Tensor:
     """Element `axis` of a shape as a vector of one element."""
-    way = m.integer(0, 2)
-    if way == 0 and slices:
+    way = m.integer(0, 2) if slices else 1
+    if way == 0:
         return m.op("Slice", shape, m.const([axis]), m.const([axis + 1]), m.const([0]), closed=True)
     if way == 1:
         return m.op("Gather", shape, m.const([axis]), axis=0, closed=True)

@@ -40,7 +40,8 @@ def convolution(m: Maker) -> None:
         attributes["pads"] = [k // 2 for k in kernel] * 2 if m.chance(0.7) else _even(2 * dims, 0, 1, m)
     if m.chance(0.25):
         attributes["strides"] = _even(dims, 1, 2, m)
-    if m.chance(0.1) and attributes.get("auto_pad") is None:
+    room = all(2 * k - 1 <= size for shape in x.shapes for k, size in zip(kernel, shape[2:], strict=True))
+    if m.chance(0.15) and attributes.get("auto_pad") is None and room:
         attributes["dilations"] = _even(dims, 1, 2, m)
     m.op("Conv", *operands, **attributes)
 
@@ -133,7 +134,7 @@ def pool(m: Maker) -> None:
         attributes["pads"] = [k // 2 for k in kernel] * 2
     if op == "AveragePool" and m.chance(0.5):
         attributes["count_include_pad"] = 1
-    if m.chance(0.15) and (op != "LpPool" or m.opset >= 18):
+    elif m.chance(0.2) and (op != "LpPool" or m.opset >= 18):  # with both, inference and runtime disagree
         attributes["ceil_mode"] = 1
     if op == "MaxPool" and m.chance(0.1):
         m.ops("MaxPool", x, count=2, **attributes)

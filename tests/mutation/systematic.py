@@ -152,12 +152,12 @@ def _edits(node: ast.AST, source: str) -> Iterator[tuple[str, int, int, str]]:
 
 
 def _walk(node: ast.AST) -> Iterator[ast.AST]:
-    """The node and what is below it, without annotations, assertions and the constants of `x or 0`."""
+    """The node and what is below it, without annotations, assertions, `strict` of zip and the constants of `x or 0`."""
     if isinstance(node, ast.Assert | ast.Raise):
         return
     yield node
     for name, value in ast.iter_fields(node):
-        if name in ("annotation", "returns"):
+        if name in ("annotation", "returns") or (isinstance(node, ast.keyword) and node.arg == "strict"):
             continue
         for child in value if isinstance(value, list) else [value]:
             spared = isinstance(node, ast.BoolOp) and isinstance(child, ast.Constant)

@@ -124,6 +124,21 @@ def if_shares_a_weight() -> Net:
     return net.output(net.op("Add", chosen, last, name="y"))
 
 
+@TRAPS.add(4 * 28 - 4 * 36, "a layer and a branch share a weight, and only the branch's input has dead channels")
+def if_shares_a_weight_that_it_cuts() -> Net:
+    net = Net()
+    x = net.input("x", SHAPE)
+    wide = net.op("Concat", x, x, net.op("Slice", x, net.const([0]), net.const([2]), net.const([1])), axis=1)
+    weight = net.const(net.filters(8, 4, 3), "shared")
+    last = net.conv(wide, 8, 4, weight=weight)
+
+    def then_build(b: Net) -> list[str]:
+        return [b.conv(b.op("Relu", b.conv(x, 3, 8, zero=DEAD)), 8, 4, weight=weight)]
+
+    chosen = conditional(net, then_build, lambda b: [b.op("Neg", last)], "chosen")
+    return net.output(net.op("Add", chosen, last, name="y"))
+
+
 @TRAPS.add(None, "both branches read dead channels of an outer tensor: it stays whole")
 def if_reads_dead_channels() -> Net:
     net = chain(lambda net, t: net.op("Relu", t, name="mid"))
@@ -173,6 +188,19 @@ def if_nested_weights_outside() -> Net:
         return [b.op("If", "flag", then_branch=deep, else_branch=body("steep", lambda c: [c.conv(x, 3, 4)]))]
 
     return net.output(conditional(net, then_build, lambda b: [b.conv(x, 3, 4, 1)]))
+
+
+@TRAPS.add(chain_cut(4), "only a branch of a branch reads the output of the layers")
+def if_nested_reads_outer() -> Net:
+    net = chain(lambda net, t: net.op("Relu", t))
+    net.outputs = []
+
+    def then_build(b: Net) -> list[str]:
+        branches = {"then_branch": body("deep", lambda c: [c.op("Neg", "y")])}
+        branches["else_branch"] = body("steep", lambda c: [c.op("Abs", "y")])
+        return [b.op("If", "flag", **branches)]
+
+    return net.output(conditional(net, then_build, lambda b: [b.conv("x", 3, 4, 1)], "z"))
 
 
 @TRAPS.add(chain_cut(4), "an If whose output nobody reads, the only one that looks at dead channels in full")

@@ -600,6 +600,11 @@ def packed_attention_score_columns() -> Net:
     return packed(zero_q=UNEVEN[::2], zero_k=UNEVEN[1::2])
 
 
+@TRAPS.add(4 * 2 * 22, "columns of queries, with a scale and sizes that are given: the sizes follow")
+def packed_attention_score_columns_given() -> Net:
+    return packed(zero_q=UNEVEN, depth=3, scale=0.3)
+
+
 @TRAPS.add(2 * 6 * 11 + 3 * (11 + 8), "values have a size of their own")
 def packed_attention_sizes() -> Net:
     return packed(zero_v=columns(3, 1), depth=3)
@@ -702,3 +707,34 @@ def contrib_expand_dims() -> Net:
         return net.op("Squeeze", t, net.const([4]))
 
     return chain(middle)
+
+
+# --- next to nothing
+
+
+@TRAPS.add(chain_cut(4), "filters that weight decay left at 1e-20, in front of a Relu", negligible=True)
+def fused_conv_negligible() -> Net:
+    net = Net()
+    array, bias = net.filters(3, 8, 3), net.normal(8)
+    array[list(DEAD)] *= 1e-20
+    bias[list(DEAD)] = 0
+    net.op("Conv", net.input("x", SHAPE), net.const(array), net.const(bias), pads=[1] * 4, kernel_shape=[3, 3])
+    return net.output(net.conv(fuse(net, "Relu"), 8, 4, name="y"))
+
+
+@TRAPS.add(chain_cut(3), "Sigmoid of a bias of -30 is next to nothing, the bias is not: a carrier", negligible=True)
+def fused_conv_low_sigmoid() -> Net:
+    net = Net()
+    net.conv(net.input("x", SHAPE), 3, 8, constant=dict.fromkeys(DEAD, -30.0))
+    return net.output(net.conv(fuse(net, "Sigmoid"), 8, 4, name="y"))
+
+
+@TRAPS.add(PACKED_HEAD, "a head whose values are next to nothing", negligible=True)
+def packed_attention_negligible() -> Net:
+    net = packed(zero_v=columns(6, 1))
+    net.claims.clear()
+    weight = net.initializers[2]
+    array = numpy_helper.to_array(weight).copy()
+    array[:, 48 + 6 : 48 + 12] = 1e-20 * net.normal(10, 6)
+    weight.CopyFrom(numpy_helper.from_array(array.astype(np.float32), weight.name))
+    return net

@@ -77,6 +77,16 @@ def einsum_scale() -> Net:
     return product("bld,d->bl", (8,), last=False)
 
 
+@TRAPS.add(2 * FEATURE, "columns of next to nothing", negligible=True)
+def einsum_negligible() -> Net:
+    net = Net()
+    weight = net.normal(8, 4, scale=0.4)
+    weight[[2, 5]] *= 1e-14
+    t = net.op("MatMul", net.input("x", (2, 5, 6)), net.const(net.normal(6, 8, scale=0.4)))
+    t = net.op("Add", t, net.const(net.normal(8)))
+    return net.output(net.op("Einsum", t, net.const(weight), equation="bld,df->blf"))
+
+
 def two(equation: str, zeros=((0, 1), (6, 7)), shape=(2, 3, 5), **options) -> Net:
     """Two MatMul(5, 8) of one input, with zero features, in an Einsum."""
     net = Net()

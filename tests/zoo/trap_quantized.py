@@ -319,23 +319,35 @@ def qdq_microsoft() -> Net:
     return b.end(b.quantize(b.conv(b.known(t), 8, 4)))
 
 
-@add(4 * (CHANNEL + 2), "fake quantization: float weights through Q and DQ, as training with quantizers exports them")
-def qdq_fake() -> Net:
+def fake_quantized(masked: bool) -> Net:
+    """Float weights through Q and DQ; `masked`: behind a product with a mask, which has the zeros."""
     b = Quantized()
 
-    def fake(array: np.ndarray) -> str:
+    def fake(array: np.ndarray, dead: Iterable[int] = ()) -> str:
         zero = b.raw(np.zeros(array.shape[0], np.int8))
         scale = b.raw(np.full(array.shape[0], WEIGHT, np.float32))
-        q = b.net.op("QuantizeLinear", b.net.const(array * WEIGHT), scale, zero, axis=0)
+        mask = np.ones((array.shape[0], 1, 1, 1))
+        mask[list(dead)] = 0
+        weight = b.net.const(array * WEIGHT * (1 if masked else mask))
+        weight = b.net.op("Mul", weight, b.net.const(mask)) if masked else weight
+        q = b.net.op("QuantizeLinear", weight, scale, zero, axis=0)
         return b.net.op("DequantizeLinear", q, scale, zero, axis=0)
 
-    first, second = (
-        b.filters(*widths, 3, 1, dead, ()).astype(float) for widths, dead in (((3, 8), DEAD), ((8, 4), ()))
-    )
+    first, second = (b.filters(*widths, 3, 1, (), ()).astype(float) for widths in ((3, 8), (8, 4)))
     bias = np.where(np.isin(np.arange(8), DEAD), 0.0, 0.5)
-    t = b.net.op("Conv", b.both(b.input()), fake(first), b.net.const(bias), pads=[1] * 4)
+    t = b.net.op("Conv", b.both(b.input()), fake(first, DEAD), b.net.const(bias), pads=[1] * 4)
     t = b.known(b.both(t))
     return b.end(b.quantize(b.net.op("Conv", t, fake(second), b.net.const(np.zeros(4)), pads=[1] * 4)))
+
+
+@add(4 * (CHANNEL + 2), "fake quantization: float weights through Q and DQ, as training with quantizers exports them")
+def qdq_fake() -> Net:
+    return fake_quantized(masked=False)
+
+
+@add(4 * (CHANNEL + 3), "the same with a mask of pruning")
+def qdq_fake_masked() -> Net:
+    return fake_quantized(masked=True)
 
 
 @add(4 * (16 + 4 + 4 + 5), "weights in blocks: rows go, the axis of the blocks stays whole")
@@ -579,6 +591,18 @@ def dynamic_quantizer_relu() -> Net:
 @add(0, "a constant that is not zero may be what the range ends at")
 def dynamic_quantizer_constant() -> Net:
     return dynamic(relu=False, live=True)
+
+
+@add(0, "a weight that is quantized by its range at run time: what it loses may be what the range ends at")
+def dynamic_quantizer_weight() -> Net:
+    b = Quantized()
+    net = b.net
+    q = b.known(b.qconv(b.quantize(b.input()), 3, 8, dead=DEAD))
+    weight = net.normal(4, 8, 3, 3)
+    weight[:, DEAD[1]] *= 3
+    w = net.op("DynamicQuantizeLinear", net.const(weight), count=3)
+    y = net.op("ConvInteger", q, w, b.steps()[1], f"{w}:2", pads=[1] * 4)
+    return net.output(net.op("Mul", net.op("Cast", y, to=1), f"{w}:1", name="y"))
 
 
 @add(4 * (6 + 1 + 5), "a product that quantizes its input itself")

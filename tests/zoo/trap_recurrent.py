@@ -291,6 +291,24 @@ def lstm_output_gate_slopes() -> Net:
     return gate(1, -3.0, activation_alpha=[0.1], activation_beta=[0.5], **HARD)
 
 
+def _decayed(op: str, directions: int = 1) -> Net:
+    """Units whose candidate hears next to nothing, and an input feature that nobody listens to."""
+    net = Net()
+    weights = Weights(net, op, directions)
+    gate = CANDIDATE[op]
+    for part in (weights.w[:, gate], weights.r[:, gate]):
+        part[:, DEAD] *= 1e-14
+    weights.b[:, :, gate, DEAD] *= 1e-14
+    weights.w[..., 2] *= 1e-15
+    return tail(net, layer(net, weights, features(net)), weights)
+
+
+for _op in GATES:
+    TRAPS.add(lost(_op, 2, inputs=1), "what weight decay leaves", name=f"{_op.lower()}_negligible", negligible=True)(
+        lambda op=_op: _decayed(op, 2)
+    )
+
+
 def peepholes(c0: float, gate: int) -> Net:
     """A gate that is shut but for what it sees of the cell, which starts at `c0`."""
     net = Net()

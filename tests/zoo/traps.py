@@ -11,6 +11,7 @@ from . import (
     trap_fused,
     trap_interfaces,
     trap_merges,
+    trap_mutants,
     trap_operators,
     trap_opsets,
     trap_permutations,
@@ -37,6 +38,7 @@ FAMILIES = (
     trap_quantized,
     trap_recurrent,
     trap_transformers,
+    trap_mutants,
 )
 
 TRAPS: tuple[Trap, ...] = tuple(trap for family in FAMILIES for trap in family.TRAPS)

@@ -15,10 +15,15 @@ import numpy as np
 
 from ..graph.view import Graph, Node
 from ..ops import rule_for
+from ..ops.attention import PackedAttention
+from ..ops.contraction import Contraction
 from ..ops.conv import Convolution
+from ..ops.einsum import Einsum
 from ..ops.fact import constant
 from ..ops.matmul import Multiplication
+from ..ops.recurrent import Recurrent
 from ..ops.rule import Context, free_slices
+from ..ops.spatial import DeformConv
 
 DEFAULT_RATIO = 1e-8
 
@@ -51,8 +56,15 @@ def find(context: Context, ratio: float) -> list[Negligible]:
         rule = rule_for(node)
         if isinstance(rule, Convolution):
             found += _of_convolution(node, rule, context, ratio)
-        elif isinstance(rule, Multiplication):
+        elif isinstance(rule, (Multiplication, PackedAttention)):
             found += _of_product(node, rule, context, ratio)
+        elif isinstance(rule, Recurrent):
+            found += _of_recurrent(node, rule, context, ratio)
+        elif isinstance(rule, Einsum | DeformConv):
+            channels = rule.channels(node, context)
+            tensor = node.input(channels.parameters[0]) if channels is not None else ""
+            for axis in (0, 1) if isinstance(rule, DeformConv) else range(context.rank(tensor) or 0):
+                found += _of_axis(node, tensor, axis, context, ratio)
         elif node.op == "BatchNormalization":
             found += _of_scale(node, context, ratio)
     return found
@@ -189,15 +201,38 @@ def _behind(node: Node, graph: Graph, context: Context) -> np.ndarray | None:
         return scale.astype(np.float64) / np.sqrt(var.astype(np.float64) + reader.attr("epsilon", 1e-5))
 
 
-def _of_product(node: Node, rule: Multiplication, context: Context, ratio: float) -> list[Negligible]:
+def _of_product(node: Node, rule: Contraction, context: Context, ratio: float) -> list[Negligible]:
     tensor = node.inputs[1]
-    array, axes = context.graph.constants.get(tensor), rule.axes(node, context)
-    if array is None or axes is None or array.ndim != 2 or array.dtype.kind != "f":
+    array, port = context.graph.constants.get(tensor), rule.absorbing_port(node, context)
+    if array is None or port is None or array.ndim != 2 or array.dtype.kind != "f":
         return []
     found: list[Negligible] = []
     for axis in (0, 1):
         size = _largest(array, axis)
         found += _slices(node, tensor, axis, _below(size, ratio, array.dtype), size)
+    return found
+
+
+def _of_axis(node: Node, tensor: str, axis: int, context: Context, ratio: float) -> list[Negligible]:
+    array = context.graph.constants.get(tensor)
+    if array is None or array.dtype.kind != "f":
+        return []
+    size = _largest(array, axis)
+    return _slices(node, tensor, axis, _below(size, ratio, array.dtype), size)
+
+
+def _of_recurrent(node: Node, rule: Recurrent, context: Context, ratio: float) -> list[Negligible]:
+    """Rows of a gate and columns that read one feature or unit, in all directions; and the biases that rows leave."""
+    constants, weights = context.graph.constants, node.inputs[1:3]
+    if rule.layout(node, context) is None or any(name not in constants for name in weights):
+        return []
+    found = [item for name in weights for axis in (1, 2) for item in _of_axis(node, name, axis, context, ratio)]
+    bias, rows = constants.get(node.input(3)), [_largest(constants[name], 1) for name in weights]
+    limit = ratio * max(float(size.max(initial=0)) for size in rows)
+    if bias is not None and bias.dtype.kind == "f":
+        quiet = np.tile((rows[0] < limit) & (rows[1] < limit), 2)
+        size = _largest(bias, 1)
+        found += _slices(node, node.inputs[3], 1, np.flatnonzero(quiet & (size > 0) & (size < limit)), size)
     return found
 
 

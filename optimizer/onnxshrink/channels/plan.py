@@ -105,11 +105,12 @@ class Plan:
         return {kind: sum(layer.removed.get(kind, 0) for layer in self.layers) for kind in KINDS}
 
     def include(self, label: str, body: Plan) -> None:
-        """Add what becomes of a body: its layers, what stays in it and which nodes go, each with the body's label."""
+        """Add what becomes of a body: layers, what stays and for whom, nodes that go; each with the body's label."""
         self.layers += [replace(layer, node=f"{label}/{layer.node}") for layer in body.layers]
         self.stays += [
             replace(stay, layer=f"{label}/{stay.layer}", holder=f"{label}/{stay.holder}") for stay in body.stays
         ]
+        self.disagreements += [replace(item, where=f"{label}/{item.where}") for item in body.disagreements]
         self.removed_nodes += [f"{label}/{node}" for node in body.removed_nodes]
 
     def to_json(self) -> dict[str, Any]:
@@ -278,6 +279,7 @@ def _absorbed(node: Node, analysis: Analysis) -> list[Absorbed]:
     uniform, value = free_slices(*port, context)
     free, carried = rule.absorbs(node, context)
     read = rule.read(node, context)
+    moved = free & read & (rule.contributions(node, context) != 0)
     gone = (free | carried) & ~kept & uniform
     items = []
 
@@ -288,7 +290,7 @@ def _absorbed(node: Node, analysis: Analysis) -> list[Absorbed]:
             held = None if carrier is None else float(value[carrier])
             items.append(Absorbed(node.label, *port, tuple(int(i) for i in where), values, into, carrier, held))
 
-    note(gone & free & read & (value != 0), "bias")
+    note(gone & moved, "bias")
     carriers = rule.carriers(node, context, kept)
     width = kept.size // carriers.size
     for group, carrier in enumerate(carriers):
@@ -296,5 +298,5 @@ def _absorbed(node: Node, analysis: Analysis) -> list[Absorbed]:
         mask[group * width : (group + 1) * width] = carrier >= 0
         note(mask & gone & carried & read, "carrier", int(carrier))
         gone &= ~(mask & carried & read)
-    note(gone & ~(free & read & (value != 0)), "nothing")
+    note(gone & ~moved, "nothing")
     return items

@@ -99,7 +99,10 @@ def _choice(port: Port, index: int, analysis: Analysis) -> str:
     if why == CHOICE:
         return "one channel must stay (carrier of a known value, a group's fill, or an operator needs one)"
     if why == READ and cause is not None and cause[index, 1] >= 0:
-        return f"read by {analysis.context.graph.nodes[int(cause[index, 1])].label}"
+        reader = analysis.context.graph.nodes[int(cause[index, 1])]
+        if isinstance(rule_for(reader), Contraction) and free_slices(*port, analysis.context)[0][index]:
+            return f"known but not zero, and the weight of {reader.label}, of integers or computed, takes up nothing"
+        return f"read by {reader.label}"
     return "tied to channels that are needed"
 
 

@@ -178,30 +178,32 @@ class _Factors:
         return True
 
     def _take(self, dim: Dim, first: bool) -> list[int] | None:
-        """Remove factors of product `dim` from one end of what is left."""
+        """Remove factors of product `dim` from one end of what is left; None, and nothing removed, if none are."""
+        (left,) = self.axes[-1]
         taken: list[int] = []
         while dim != 1:
-            left = self.axes[-1][0]
-            if not left:
-                return None if not taken else self._back(taken, first)
-            factor = left[0 if first else -1]
-            size = self.sizes[factor]
+            factor = left[0 if first else -1] if left else None
+            size = None if factor is None else self.sizes[factor]
+            if (
+                factor is not None
+                and isinstance(size, int)
+                and isinstance(dim, int)
+                and size % dim == 0
+                and size != dim
+            ):
+                self._split(factor, dim if first else size // dim)
+                continue
             if same(size, dim):
                 dim = 1
             elif isinstance(size, int) and isinstance(dim, int) and dim % size == 0:
                 dim //= size
-            elif isinstance(size, int) and isinstance(dim, int) and size % dim == 0:
-                self._split(factor, size // dim if not first else dim)
-                continue
             else:
-                return self._back(taken, first)
+                left[:] = [*taken, *left] if first else [*left, *taken]
+                return None
+            assert factor is not None
             left.remove(factor)
             taken = [*taken, factor] if first else [factor, *taken]
         return taken
-
-    def _back(self, taken: list[int], first: bool) -> None:
-        left = self.axes[-1][0]
-        left[:] = [*taken, *left] if first else [*left, *taken]
 
     def _split(self, factor: int, outer: int) -> None:
         """Replace a factor by two, the outer one of length `outer`."""

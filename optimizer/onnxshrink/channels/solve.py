@@ -160,7 +160,12 @@ class Solution:
         for index, demand in rule.reads(node, self.context, self).items():
             self._demand(node.inputs[index], demand, READ, node.index)
 
-    # choices
+    # choices: all fall on what an earlier solution kept, where there was one
+
+    def _before(self, port: Port) -> np.ndarray:
+        """What an earlier solution kept."""
+        masks, kept = self.context.kept.get(port[0]), self.kept(port)
+        return masks[port[1]] if masks is not None and masks[port[1]].size == kept.size else np.ones_like(kept)
 
     def empty(self) -> list[Port]:
         """Axes of needed tensors that nothing keeps: an operator cannot run on nothing."""
@@ -181,7 +186,7 @@ class Solution:
         for node in self.context.graph.nodes:
             for tie in self.ties[node.index] if self.active(node) else ():
                 if isinstance(tie, (EqualPerGroup, Blocks)):
-                    growth = tie.fill(self.kept)
+                    growth = tie.fill(self.kept, self._before)
                     if growth:
                         for port, mask in growth:
                             self._keep(port, mask, CHOICE, node.index)
@@ -195,7 +200,7 @@ class Solution:
             return False
         (tensor, axis) = empty[0]
         mask = np.zeros_like(self.kept((tensor, axis)))
-        mask[0] = True
+        mask[self._before((tensor, axis)).argmax()] = True
         self.keep((tensor, axis), mask)
         return True
 
@@ -214,7 +219,7 @@ class Solution:
         if not lacking:
             return False
         port, (votes, values) = next(iter(lacking.items()))
-        best = np.lexsort((np.arange(votes.size), -values, -votes))[0]
+        best = np.lexsort((np.arange(votes.size), -values, -votes, ~(self._before(port) & (votes > 0))))[0]
         mask = np.zeros(votes.size, bool)
         mask[best] = True
         self.keep(port, mask)
@@ -250,7 +255,8 @@ class Solution:
             short = min(-count % multiple, mask.size - count)
             if short and count < mask.size:
                 more = np.zeros_like(mask)
-                more[np.flatnonzero(~mask)[:short]] = True
+                free = np.flatnonzero(~mask)
+                more[free[np.argsort(~self._before(port)[free], kind="stable")][:short]] = True
                 self.keep(port, more)
                 return True
         return False
@@ -259,13 +265,16 @@ class Solution:
 def _mentioned(node: Node, ties: list[Tie], constant: set[str]) -> set[Port]:
     """Ports that ties connect to an output or to a computed input.
 
-    Nobody demands slices of constants, so an axis that constants share only with each other would be held by nothing.
+    Nobody demands slices of constants, so an axis that constants share only with each other would be held by nothing;
+    nor does it hold a constant's slices how many of them a group keeps.
     """
     found: set[Port] = set()
     while True:
         before = len(found)
         for tie in ties:
-            if any(p in found or p[0] in node.outputs or p[0] not in constant for p in tie.ports):
+            if isinstance(tie, EqualPerGroup):
+                found.update(p for p in tie.ports if p[0] not in constant or p[0] in node.outputs)
+            elif any(p in found or p[0] in node.outputs or p[0] not in constant for p in tie.ports):
                 found.update(tie.ports)
         if len(found) == before:
             return found

@@ -15,7 +15,7 @@ from onnx import AttributeProto, TensorProto, helper, numpy_helper, shape_infere
 
 from ..errors import ModelError
 from .model import Model
-from .view import Graph, Shape
+from .view import Dim, Graph, Shape
 
 SMALL = 4096
 STAND_IN_OPSET = 17
@@ -78,6 +78,7 @@ def infer(graph: Graph, known: dict[str, np.ndarray], dims: dict[str, Shape], st
     bare = skeleton(graph.model)
     _stand_in(bare, stand_ins)
     _substitute(bare, known)
+    _rename(dims)
     _declare(bare, dims, graph.dtypes)
     inferred = inferred_types(bare, graph.model.name).graph
     taken = {d.dim_param for value in inferred.input for d in value.type.tensor_type.shape.dim}
@@ -137,6 +138,26 @@ def _substitute(bare: onnx.ModelProto, known: dict[str, np.ndarray]) -> None:
         for index, name in enumerate(node.input):
             if name in known:
                 node.input[index] = f"{name}@known"
+
+
+def _rename(dims: dict[str, Shape]) -> None:
+    """Put what is known by now where names stood for it, in place: "t[0]" is the length of the axis 0 of t."""
+    better = {
+        f"{name}[{axis}]": dim
+        for name, shape in dims.items()
+        for axis, dim in enumerate(shape)
+        if dim is not None and dim != f"{name}[{axis}]"
+    }
+
+    def resolved(dim: Dim) -> Dim:
+        seen: set[Dim] = set()
+        while isinstance(dim, str) and dim in better and dim not in seen:
+            seen.add(dim)
+            dim = better[dim]
+        return dim
+
+    for name, shape in dims.items():
+        dims[name] = tuple(resolved(dim) for dim in shape)
 
 
 def _declare(bare: onnx.ModelProto, dims: dict[str, Shape], dtypes: dict[str, np.dtype]) -> None:

@@ -199,13 +199,15 @@ class Headwise(Rule):
             return Rewrite()
         result = Rewrite()
         (heads, width), (_, depth) = _remaining(layout.k, cut), _remaining(layout.v, cut)
-        if heads != layout.k.index.shape[0]:
+        before = (*layout.k.index.shape, layout.v.index.shape[1])
+        if (heads, width, depth) == before:
+            return result
+        if heads != before[0]:
             result.attributes.update(self.counts(heads, layout.group))
         said = node.attr("scale")
-        if width != layout.k.index.shape[1] and (said is None or (node.domain and said == 0)):
-            result.attributes["scale"] = layout.k.index.shape[1] ** -0.5
-        if depth != layout.v.index.shape[1] or result.attributes:
-            self.resize(node, (heads * layout.group * width, heads * width, heads * depth), result)
+        if width != before[1] and (said is None or (node.domain and said == 0)):
+            result.attributes["scale"] = before[1] ** -0.5
+        self.resize(node, (heads * layout.group * width, heads * width, heads * depth), result)
         return result
 
     def resize(self, node: Node, sizes: tuple[int, int, int], result: Rewrite) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..graph.view import Node
-from .rule import Context, Rule
+from .rule import Context, Rule, free_slices
 from .tie import Port
 
 
@@ -25,6 +25,11 @@ class Contraction(Rule):
     def absorbs(self, node: Node, context: Context) -> tuple[np.ndarray, np.ndarray]:
         """Slices of the absorbing port that the node can do without: (zero or by bias [C], by carrier [C])."""
         raise NotImplementedError
+
+    def contributions(self, node: Node, context: Context) -> np.ndarray:
+        """What slices of the absorbing port are worth where that is known, float64 [C]; 0 adds nothing."""
+        port = self.absorbing_port(node, context)
+        return np.zeros(0) if port is None else free_slices(*port, context)[1]
 
     def carriers(self, node: Node, context: Context, kept: np.ndarray) -> np.ndarray:
         """For each group the kept slice of largest known value, -1 where there is none."""

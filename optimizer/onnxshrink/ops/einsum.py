@@ -13,9 +13,9 @@ from string import ascii_letters
 import numpy as np
 
 from ..graph.view import Node
-from .contraction import Contraction
+from .carried import Carried
 from .fact import CAP, Fact, collapse, unknown
-from .rule import Carrying, Channels, Context, Cut, Demand, Rewrite, State, everything, free_slices, register
+from .rule import Channels, Context, Demand, State, everything, register
 from .tie import Picks, Port, Same, Tie
 
 
@@ -60,7 +60,7 @@ def parse(text: str, ranks: list[int]) -> tuple[tuple[tuple[str, ...], ...], tup
     return tuple(operands), (*before, *dotted, *after)
 
 
-class Einsum(Contraction):
+class Einsum(Carried):
     """One rule for any equation; letters that stand twice in one operand (diagonals) are pinned."""
 
     def equation(self, node: Node, context: Context) -> Equation | None:
@@ -211,7 +211,7 @@ class Einsum(Contraction):
                         absent &= nonzero[index]  # of two computed zeros one must stay right: the first
                     mask &= ~absent
                 if (node.inputs[index], axis) == port:
-                    mask = self._without_carried(node, mask, context, state, kept)
+                    mask = self.demanded(node, mask, context, state)
                 demand = demands[index]
                 assert demand is not None
                 demand[axis] = mask
@@ -245,91 +245,26 @@ class Einsum(Contraction):
                     return letter
         return None
 
-    def _axes(self, node: Node, context: Context) -> tuple[int, int, int, int] | None:
-        """(computed operand, its axis of features, weight, its axis of features)."""
+    def meeting(self, node: Node, context: Context) -> tuple[int, int, int, int] | None:
         equation, pair = self.equation(node, context), self._weighted(node, context)
         letter = self._letter(node, context)
         if equation is None or pair is None or letter is None:
             return None
         return pair[0], equation.operands[pair[0]].index(letter), pair[1], equation.operands[pair[1]].index(letter)
 
-    def absorbing_port(self, node: Node, context: Context) -> Port | None:
-        axes = self._axes(node, context)
-        return None if axes is None else (node.inputs[axes[0]], axes[1])
-
-    def read(self, node: Node, context: Context) -> np.ndarray:
-        equation, axes, letter = self.equation(node, context), self._axes(node, context), self._letter(node, context)
+    def _met(self, node: Node, context: Context, live: Demand) -> np.ndarray:
+        """Features that the weight does not leave out, for the live output."""
+        equation, axes, letter = self.equation(node, context), self.meeting(node, context), self._letter(node, context)
         assert equation is not None
         assert axes is not None
         assert letter is not None
-        return self._nonzero(node, axes[2], letter, equation, everything(node.outputs[0], context), context)
+        return self._nonzero(node, axes[2], letter, equation, live, context)
 
-    def absorbs(self, node: Node, context: Context) -> tuple[np.ndarray, np.ndarray]:
-        axes = self._axes(node, context)
-        assert axes is not None
-        uniform, value = free_slices(node.inputs[axes[0]], axes[1], context)
-        weight = node.inputs[axes[2]]
-        carries = weight in context.graph.constants and context.graph.is_float(weight)
-        return uniform & (value == 0), uniform & (value != 0) & carries
+    def read(self, node: Node, context: Context) -> np.ndarray:
+        return self._met(node, context, everything(node.outputs[0], context))
 
-    def carriers(self, node: Node, context: Context, kept: np.ndarray) -> np.ndarray:
-        axes = self._axes(node, context)
-        assert axes is not None
-        uniform, value = free_slices(node.inputs[axes[0]], axes[1], context)
-        size = np.where(uniform & kept, np.abs(value), 0.0)
-        return np.array([size.argmax() if size.any() else -1])
-
-    def _without_carried(
-        self, node: Node, wanted: np.ndarray, context: Context, state: State, kept: np.ndarray
-    ) -> np.ndarray:
-        """The features that are read, where the carrier stands for others."""
-        _, carried = self.absorbs(node, context)
-        demand = wanted & ~(carried & ~kept)
-        carrier = self.carriers(node, context, kept)[0]
-        if carrier >= 0 and (wanted & carried & ~kept).any():
-            demand[carrier] = True
-        return demand
-
-    def carrying(self, node: Node, context: Context, state: State) -> Carrying | None:
-        port, equation, letter = (
-            self.absorbing_port(node, context),
-            self.equation(node, context),
-            self._letter(node, context),
-        )
-        axes = self._axes(node, context)
-        if port is None or equation is None or letter is None or axes is None:
-            return None
-        kept = state.kept(port)
-        live = state.live(node.outputs[0])
-        wanted = self._nonzero(node, axes[2], letter, equation, live, context)
-        missing = wanted & self.absorbs(node, context)[1] & ~kept
-        if not missing.any() or self.carriers(node, context, kept)[0] >= 0:
-            return None
-        return Carrying(port, missing, np.abs(free_slices(*port, context)[1]))
-
-    def rewrite(self, node: Node, cut: Cut) -> Rewrite:
-        context, axes = cut.context, self._axes(node, cut.context)
-        if axes is None:
-            return Rewrite()
-        data, data_axis, weight, axis = axes
-        into, name = cut.indices(node.inputs[data], data_axis), node.inputs[weight]
-        if into is None or name not in context.graph.constants:
-            return Rewrite()
-        kept = np.zeros(context.size(node.inputs[data], data_axis) or 0, bool)
-        kept[into] = True
-        _, value = free_slices(node.inputs[data], data_axis, context)
-        gone = np.flatnonzero((value != 0) & ~kept & self.read(node, context))
-        carrier = self.carriers(node, context, kept)[0]
-        if not gone.size or carrier < 0:
-            return Rewrite()
-        stored = context.graph.constants[name]
-        moved = np.moveaxis(stored.astype(np.float64), axis, 0)
-        moved[carrier] += np.tensordot(value[gone] / value[carrier], moved[gone], axes=1)
-        packed = np.moveaxis(moved, 0, axis)
-        for other in range(packed.ndim):
-            where = cut.indices(name, other)
-            packed = packed if where is None else packed.take(where, other)
-        return Rewrite(inputs={weight: np.ascontiguousarray(packed.astype(stored.dtype))})
+    def wanted(self, node: Node, context: Context, state: State) -> np.ndarray:
+        return self._met(node, context, state.live(node.outputs[0]))
 
 
 register(Einsum(), "Einsum")

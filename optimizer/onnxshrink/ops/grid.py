@@ -193,9 +193,10 @@ class Reshape(Rule):
     def ties(self, node: Node, context: Context) -> list[Tie]:
         x, y = node.inputs[0], node.outputs[0]
         source, target = context.shape(x), context.shape(y)
-        aligned = blocks(source, target) if source is not None and target is not None else None
         ties: list[Tie] = []
-        for left, right in aligned or []:
+        if source is None or target is None:
+            return ties
+        for left, right in blocks(source, target):
             sizes = [context.size(x, a) for a in left], [context.size(y, b) for b in right]
             total = count(tuple(sizes[0]))
             if total is None or None in sizes[1]:
@@ -214,14 +215,13 @@ class Reshape(Rule):
     def reads(self, node: Node, context: Context, state: State) -> dict[int, Demand | None]:
         x, y = node.inputs[0], node.outputs[0]
         source, target = context.shape(x), context.shape(y)
-        aligned = blocks(source, target) if source is not None and target is not None else None
         live = state.live(y)
-        if aligned is None or source is None:
+        if source is None or target is None:
             return super().reads(node, context, state)
         if not all(mask.any() for mask in live):
             return {}
         demand = [np.ones(d if isinstance(d, int) else 1, bool) for d in source]
-        for left, right in aligned:
+        for left, right in blocks(source, target):
             sizes = [demand[a].size for a in left]
             grid: np.ndarray = np.ones((), bool)
             for b in right:

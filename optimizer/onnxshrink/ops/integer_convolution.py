@@ -7,10 +7,10 @@ import onnx
 
 from ..graph.view import Node
 from .conv import regroup
-from .fact import Fact
+from .fact import Fact, unknown
 from .integers import IntegerLayer, Ports, between
 from .rule import Channels, Context, Cut, Demand, Rewrite, State, register
-from .steps import MICROSOFT, stand_in
+from .steps import MICROSOFT, span, stand_in
 from .tie import EqualPerGroup, Port, Same, SharedColumns, Tie
 
 
@@ -50,6 +50,23 @@ class IntegerConvolution(IntegerLayer):
         """Whether zeros stand beside the border."""
         return any(node.attr("pads", ())) or node.attr("auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER")
 
+    def reach(self, node: Node, context: Context) -> tuple[np.ndarray, np.ndarray] | None:
+        """Least and largest x - x_zero of each input channel, or of what stands beside the border, [C] each."""
+        name = node.inputs[self.ports.x]
+        dtype, size, rank = context.graph.dtypes.get(name), context.size(name, 1), context.rank(name)
+        limits = None if dtype is None else span(dtype)
+        if dtype is None or limits is None or size is None or rank is None:
+            return None
+        fact = context.fact(name) or unknown(rank, dtype)
+        others = tuple(a for a in range(rank) if a != 1)
+        low, high = (np.clip(bound, *limits) for bound in fact.bounds())
+        zero_name = self.name(node, self.ports.x_zero)
+        zero = context.array(zero_name) if zero_name else np.zeros((), np.int64)
+        least, most = limits if zero is None else (int(zero.min()), int(zero.max()))
+        low = np.broadcast_to(low.min(axis=others), (size,)) - most
+        high = np.broadcast_to(high.max(axis=others), (size,)) - least
+        return (np.minimum(low, 0), np.maximum(high, 0)) if self.padded(node) else (low, high)
+
     def facts(self, node: Node, context: Context) -> list[Fact | None]:
         split = self.split(node, context)
         rank = context.rank(node.outputs[0])
@@ -57,7 +74,7 @@ class IntegerConvolution(IntegerLayer):
             return [None]
         groups, outputs = split.shape[0], split.shape[0] * split.shape[1]
         bias = self.bias(node, context, outputs)
-        reach = self.reach(node, context, 1, self.padded(node))
+        reach = self.reach(node, context)
         if bias is None or reach is None:
             return [None]
         idle = self.neutral(node, context, 1)

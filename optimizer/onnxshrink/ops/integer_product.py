@@ -7,12 +7,12 @@ import onnx
 from onnx import TensorProto, helper
 
 from ..graph.view import Node
-from .fact import Fact, collapse
+from .fact import CAP, Fact, collapse, unknown
 from .integers import IntegerLayer, Ports, between
 from .movement import parallel
 from .quantized import DynamicQuantizer
 from .rule import Channels, Context, Cut, Demand, Rewrite, Rule, State, free_slices, register
-from .steps import MICROSOFT, neutral, stand_in, zeros
+from .steps import MICROSOFT, neutral, span, stand_in, zeros
 from .tie import Port, Same, Tie
 
 
@@ -99,18 +99,45 @@ class IntegerProduct(IntegerLayer):
             return [None]
         if right is None:
             return [self._of_two(node, context, axes, rank)]
-        left, _ = self.idle(node, context)
-        column = (1,) * (rank - 1) + (-1,)
-        if self.floats or (self.ports.y_scale >= 0 and not node.input(self.ports.y_scale)):
-            return [self._float(node, context, ~(right[~left] != 0).any(axis=0), column)]
-        bias, reach = self.bias(node, context, right.shape[1]), self.reach(node, context, axes[1], False)
-        if bias is None or reach is None:
+        rows = self._rows(node, context, axes, right.shape[1])
+        if rows is None:
             return [None]
-        low, high = (np.where(left, 0.0, ends) for ends in reach)
+        low, high = rows
         positive, negative = np.maximum(right, 0).astype(np.float64), np.minimum(right, 0).astype(np.float64)
-        least = (low @ positive + high @ negative + bias).reshape(column)
-        most = (high @ positive + low @ negative + bias).reshape(column)
-        return [self.scaled(node, between(least, most), rank - 1, context)]
+        least, most = low @ positive + high @ negative, high @ positive + low @ negative
+        least, most = (end.reshape((1,) * (rank - end.ndim) + end.shape) for end in (least, most))
+        if self.floats or (self.ports.y_scale >= 0 and not node.input(self.ports.y_scale)):
+            return [self._float(node, context, (least == 0) & (most == 0))]
+        bias = self.bias(node, context, right.shape[1])
+        return [None if bias is None else self.scaled(node, between(least + bias, most + bias), rank - 1, context)]
+
+    def _rows(
+        self, node: Node, context: Context, axes: tuple[int, int, int, int], columns: int
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """Least and largest value of the left operand without its zero point, [..., rows or 1, k]; of a float, -1 and 1
+        where it is not zero.
+        """
+        name, zero_name = node.inputs[self.ports.x], self.name(node, self.ports.x_zero)
+        dtype, rank, size = context.graph.dtypes.get(name), context.rank(name), context.size(name, axes[1])
+        limits = (-1, 1) if self.dynamic else None if dtype is None else span(dtype)
+        if dtype is None or limits is None or rank is None or size is None:
+            return None
+        fact = context.fact(name) or unknown(rank, dtype)
+        silent = fact.zero() if self.dynamic else zeros(name, zero_name, context)
+        if self.dynamic:
+            low, high = np.full((1,) * rank, -1.0), np.full((1,) * rank, 1.0)
+        else:
+            zero = context.array(zero_name) if zero_name else np.zeros((), np.int64)
+            least, most = limits if zero is None else (int(zero.min()), int(zero.max()))
+            low, high = (np.clip(bound, *limits) for bound in fact.bounds())
+            low, high = low - most, high - least
+        if silent is not None:
+            low, high = np.where(silent, 0.0, low), np.where(silent, 0.0, high)
+        low, high = (np.moveaxis(end, axes[1], -1) for end in (low, high))
+        if max(low[..., 0].size, high[..., 0].size) * size * columns > 8 * CAP:
+            others = tuple(range(rank - 1))
+            low, high = low.min(axis=others, keepdims=True), high.max(axis=others, keepdims=True)
+        return tuple(np.broadcast_to(end, (*end.shape[:-1], size)) for end in (low, high))  # type: ignore[return-value]
 
     def _of_two(self, node: Node, context: Context, axes: tuple[int, int, int, int], rank: int) -> Fact | None:
         """Rows of A and columns of B that equal their zero point throughout make zeros, whatever the other operand."""
@@ -129,21 +156,20 @@ class IntegerProduct(IntegerLayer):
         ends = np.where(zero, 0.0, np.inf)
         return self.scaled(node, Fact(np.zeros(zero.shape, np.int64), zero, -ends, ends), rank - 1, context)
 
-    def _float(self, node: Node, context: Context, zero: np.ndarray, column: tuple[int, ...]) -> Fact | None:
+    def _float(self, node: Node, context: Context, zero: np.ndarray) -> Fact | None:
         """Where the sum is zero, a float output is the bias; a quantized one that is written as float is left alone."""
-        dtype = context.graph.dtypes.get(node.outputs[0])
-        name = self.name(node, self.ports.bias)
-        bias = context.array(name) if name else np.zeros(zero.size)
-        if dtype is None or bias is None or bias.size != zero.size or bias.dtype.kind != "f":
+        dtype, name, size = context.graph.dtypes.get(node.outputs[0]), self.name(node, self.ports.bias), zero.shape[-1]
+        bias = context.array(name) if name else np.zeros(size)
+        if dtype is None or bias is None or bias.size != size or bias.dtype.kind != "f":
             return None
-        return collapse(Fact(bias.astype(dtype).reshape(column), zero.reshape(column)))
+        return collapse(Fact(bias.astype(dtype).reshape((1,) * (zero.ndim - 1) + (size,)), zero))
 
     def ties(self, node: Node, context: Context) -> list[Tie]:
         axes = self.axes(node, context)
-        if axes is None:
+        a, b, y = node.inputs[self.ports.x], node.inputs[self.ports.w], node.outputs[0]
+        if axes is None or (self.dynamic and a in context.graph.constant_only):  # see DynamicQuantizer.ties
             return []
         m, k, k2, n = axes
-        a, b, y = node.inputs[self.ports.x], node.inputs[self.ports.w], node.outputs[0]
         rank = context.rank(y) or 0
         ties: list[Tie] = [Same((a, k), (b, k2))]
         pairs = [((a, m), rank - 2), ((b, n), rank - 1)]

@@ -13,9 +13,9 @@ import numpy as np
 
 from ..graph.view import Node
 from .contraction import Contraction
-from .fact import CAP, Fact, collapse, unknown
+from .fact import CAP, Fact, collapse
 from .rule import Context
-from .steps import neutral, requantized, span
+from .steps import neutral, requantized
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,11 @@ class IntegerLayer(Contraction):
         """Slices of the input that equal its zero point, bool [n]."""
         return neutral(node.inputs[self.ports.x], self.name(node, self.ports.x_zero), axis, context)
 
+    def contributions(self, node: Node, context: Context) -> np.ndarray:
+        port = self.absorbing_port(node, context)
+        value = super().contributions(node, context)
+        return value if port is None else np.where(self.neutral(node, context, port[1]), 0.0, value)
+
     def carriers(self, node: Node, context: Context, kept: np.ndarray) -> np.ndarray:
         return np.full(self.groups(node), -1)
 
@@ -103,6 +108,8 @@ class IntegerLayer(Contraction):
             scale = context.array(self.name(node, index))
             if scale is None or not (scale > 0).all() or scale.ndim > 1:
                 return None
+            if index == self.ports.x_scale and scale.size > 1:  # one for each row
+                return None
             shape = [-1 if a == axis % total.rank else 1 for a in range(total.rank)]
             factor = factor * scale.astype(np.float64).reshape(shape)
         return requantized(node, (low * factor, high * factor), self.ports.y_scale, self.ports.y_zero, context)
@@ -114,23 +121,6 @@ class IntegerLayer(Contraction):
             return np.zeros(outputs, np.int64)
         array = context.array(name)
         return None if array is None or array.size != outputs else array.astype(np.int64).reshape(-1)
-
-    def reach(self, node: Node, context: Context, axis: int, padded: bool) -> tuple[np.ndarray, np.ndarray] | None:
-        """Least and largest x - x_zero of each slice of the input along an axis, [n] each."""
-        name = node.inputs[self.ports.x]
-        dtype, size, rank = context.graph.dtypes.get(name), context.size(name, axis), context.rank(name)
-        limits = None if dtype is None else span(dtype)
-        if dtype is None or limits is None or size is None or rank is None:
-            return None
-        fact = context.fact(name) or unknown(rank, dtype)
-        others = tuple(a for a in range(rank) if a != axis)
-        low, high = (np.clip(bound, *limits) for bound in fact.bounds())
-        zero_name = self.name(node, self.ports.x_zero)
-        zero = context.array(zero_name) if zero_name else np.zeros((), np.int64)
-        least, most = limits if zero is None else (int(zero.min()), int(zero.max()))
-        low = np.broadcast_to(low.min(axis=others), (size,)) - most
-        high = np.broadcast_to(high.max(axis=others), (size,)) - least
-        return (np.minimum(low, 0), np.maximum(high, 0)) if padded else (low, high)
 
 
 def between(low: np.ndarray, high: np.ndarray) -> Fact:

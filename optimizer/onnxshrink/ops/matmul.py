@@ -72,7 +72,7 @@ class Multiplication(Contraction):
             return [self._of_two(node, context, axes, rank)]
         right = right.T if k2 == 1 else right
         rows, value = self._rows(node, context, k, right.shape[0])
-        nonzero = context.derived(node.inputs[1], "nonzero", lambda: right != 0)
+        nonzero = context.derived(node.inputs[1], f"nonzero along {k2}", lambda: right != 0)
         mask = ~((~rows).astype(np.float32) @ nonzero.astype(np.float32) > 0)
         if not mask.any():
             return [None]

@@ -159,12 +159,12 @@ class Resize(Spatial):
             return {}
         fact, size = context.fact(node.inputs[3]), context.size(node.inputs[3], 0)
         full = fact.expand((size,)) if fact is not None and size is not None else None
-        if full is None:
+        known = [] if full is None else [int(v) if k else None for v, k in zip(full.value, full.known, strict=True)]
+        said = context.elements.get(node.inputs[3]) or known
+        old = context.shape(node.outputs[0]) or (None,) * len(said)
+        if len(said) != len(old):
             return {}
-        old = context.shape(node.outputs[0]) or (None,) * full.value.size
-        new = tuple(
-            int(v) if k and not isinstance(d, int) else d for v, k, d in zip(full.value, full.known, old, strict=True)
-        )
+        new = tuple(d if isinstance(d, int) or dim is None else dim for dim, d in zip(said, old, strict=True))
         return {node.outputs[0]: new} if new != old else {}
 
     def rewrite(self, node: Node, cut: Cut) -> Rewrite:

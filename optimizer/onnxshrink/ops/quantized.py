@@ -11,8 +11,22 @@ from .broadcast import Broadcast, Product, lifted
 from .evaluate import evaluate
 from .fact import CAP, Fact, collapse, constant
 from .rule import Context, Demand, State, everything, free_slices, register
-from .steps import MICROSOFT, Operand, dequantized, quantized, requantized, slack_of, span, stand_in, steps
+from .steps import MICROSOFT, Operand, dequantized, quantized, requantized, slack_of, span, stand_in, steps, wide
 from .tie import Same, Tie
+
+ONCE = {
+    *("Abs", "Add", "Cast", "Clip", "Concat", "DequantizeLinear", "Div", "Expand", "Flatten", "Identity", "Max", "Min"),
+    *("Mul", "Neg", "Relu", "Reshape", "Slice", "Split", "Squeeze", "Sub", "Transpose", "Unsqueeze", "Where"),
+}
+"""Operators whose result is exact or rounded once: every runtime gives the same bits."""
+
+
+def certain(tensor: str, context: Context) -> bool:
+    """Whether every runtime computes the same bits, so that a quantizer behind rounds them to the same integers."""
+    maker = context.graph.producer.get(tensor)
+    if maker is None:
+        return tensor in context.graph.constants
+    return maker.op in ONCE and all(certain(name, context) for name in maker.inputs if name)
 
 
 class Quantizer(Broadcast):
@@ -65,9 +79,9 @@ class Quantizer(Broadcast):
             if grid is None or fact is None:
                 return None
             limits = span(into)
-            if x in context.graph.constant_only and fact.all_known and limits:
+            if fact.all_known and limits and certain(x, context):
                 with np.errstate(all="ignore"):
-                    exact = np.clip(np.rint(fact.value / grid.scale) + grid.zero, *limits)
+                    exact = np.clip(np.rint(wide(fact.value) / wide(grid.scale)) + grid.zero, *limits)
                 return None if np.isnan(exact).any() else collapse(constant(exact.astype(into)))
             return quantized(*fact.bounds(), grid, into, slack_of(x, context))
         if grid is not None:
@@ -115,12 +129,18 @@ class DynamicQuantizer(Broadcast):
         super().__init__(operands=1)
 
     def facts(self, node: Node, context: Context) -> list[Fact | None]:
-        fact = context.fact(node.inputs[0])
-        dtype = context.graph.dtypes.get(node.outputs[0], np.dtype(np.uint8))
-        if fact is None or not (fact.bounds()[0] >= 0).all():
+        fact, rank = context.fact(node.inputs[0]), context.rank(node.inputs[0])
+        if rank is None:
             return [None] * 3
-        zero = np.zeros((), dtype)  # nothing is negative, so the range begins at zero
-        return [collapse(Fact(np.zeros(fact.value.shape, dtype), fact.zero())), None, constant(zero)]
+        dtype, whole = np.dtype(np.uint8), np.zeros((1,) * rank)
+        if fact is None or not (fact.bounds()[0] >= 0).all():  # runtimes differ in the scale of zeros: never evaluated
+            return [Fact(whole.astype(dtype), whole > 0, whole, whole + 255), None, None]
+        zero = constant(np.zeros((), dtype))  # nothing is negative, so the range begins at zero
+        return [collapse(Fact(np.zeros(fact.value.shape, dtype), fact.zero(), whole, whole + 255)), None, zero]
+
+    def ties(self, node: Node, context: Context) -> list[Tie]:
+        # nobody demands slices of constants, so nothing would hold those that make the range
+        return [] if node.inputs[0] in context.graph.constant_only else super().ties(node, context)
 
     def reads(self, node: Node, context: Context, state: State) -> dict[int, Demand | None]:
         return {0: self.ranged(node.inputs[0], context, state)}

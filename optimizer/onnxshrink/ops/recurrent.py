@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..graph.view import Node
-from .contraction import Contraction
+from .contraction import Contraction, largest
 from .fact import Fact, collapse
 from .rule import Channels, Context, Cut, Demand, Rewrite, Rule, State, free_slices, register
 from .tie import Feeds, Port, Same, Tie
@@ -291,8 +291,20 @@ class Recurrent(Contraction):
 
     def absorbs(self, node: Node, context: Context) -> tuple[np.ndarray, np.ndarray]:
         uniform, value = free_slices(node.inputs[X], 2, context)
-        by_bias = not node.input(B) or node.input(B) in context.graph.constants
-        return uniform & (by_bias | (value == 0)), np.zeros_like(uniform)
+        return uniform & ((value == 0) | self._fits(node, context, value)), np.zeros_like(uniform)
+
+    def _fits(self, node: Node, context: Context, value: np.ndarray) -> bool:
+        """Whether the bias can take what known features add, cached."""
+
+        def compute() -> bool:
+            bias = context.array(node.input(B)) if node.input(B) else np.zeros(1)
+            weight = context.array(node.inputs[W])
+            if bias is None or weight is None:
+                return False
+            added = np.abs(weight.astype(np.float64)).max(axis=(0, 1), initial=0) @ np.abs(value)
+            return bool(added + np.abs(bias).max(initial=0) <= largest(weight.dtype))
+
+        return bool(context.cached((node.index, "fits"), compute))
 
     def carriers(self, node: Node, context: Context, kept: np.ndarray) -> np.ndarray:
         return np.array([-1])
@@ -372,7 +384,9 @@ class Recurrent(Contraction):
         added = np.zeros((layout.directions, 2, gates, layout.hidden))
         added[:, 0] = weights[..., gone].astype(np.float64) @ value[gone]
         if node.input(B):
-            added += context.graph.constants[node.input(B)].reshape(added.shape)
+            bias = context.array(node.input(B))
+            assert bias is not None
+            added += bias.reshape(added.shape)
         name, axes = self._states(node, context, layout)[0]
         for axis, where in ((0, cut.indices(name, axes[0])), (3, cut.indices(name, axes[2]))):
             added = added if where is None else added.take(where, axis)

@@ -165,7 +165,8 @@ class Selection(Select):
         return {axis: index}
 
     def _selected(self, node: Node) -> tuple[int, np.ndarray]:
-        assert node.select is not None and node.select[0] is not None
+        assert node.select is not None
+        assert node.select[0] is not None
         return node.select[0], node.select[1]
 
     def ties(self, node: Node, context: Context) -> list[Tie]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import numpy as np
 
 from ..graph.view import Node
-from .contraction import Contraction
+from .carried import Carried
 from .fact import Fact, collapse
 from .passing import CONSTANT, NOTHING, ZERO, Passing, Way
-from .rule import Carrying, Channels, Context, Cut, Demand, Rewrite, Rule, State, everything, free_slices, register
-from .tie import Port, Same, Tie
+from .rule import Channels, Context, Cut, Demand, Rewrite, Rule, State, everything, free_slices, register
+from .tie import Same, Tie
 
 
 class GridSample(Passing):
@@ -117,7 +117,7 @@ class Col2Im(Rule):
         return {0: demand, 1: None, 2: None}
 
 
-class DeformConv(Contraction):
+class DeformConv(Carried):
     """DeformConv: a convolution whose taps are sampled where the offsets say; outside of the input is zero.
 
     A zero input channel contributes nothing, any other known one becomes uneven at the border and takes a carrier.
@@ -164,23 +164,14 @@ class DeformConv(Contraction):
             ties += [Same(port, (y, 0)) for port in batch]
         return ties
 
-    def absorbing_port(self, node: Node, context: Context) -> Port | None:
-        return None if self._weight(node, context) is None else (node.inputs[0], 1)
+    def meeting(self, node: Node, context: Context) -> tuple[int, int, int, int] | None:
+        alone = int(node.attr("offset_group", 1)) == 1
+        return (0, 1, 1, 1) if alone and self._weight(node, context) is not None else None
 
     def read(self, node: Node, context: Context) -> np.ndarray:
         return np.asarray(self._pattern(node, context).any(axis=0))
 
-    def absorbs(self, node: Node, context: Context) -> tuple[np.ndarray, np.ndarray]:
-        uniform, value = free_slices(node.inputs[0], 1, context)
-        carries = node.inputs[1] in context.graph.constants and int(node.attr("offset_group", 1)) == 1
-        return uniform & (value == 0), uniform & (value != 0) & carries
-
-    def carriers(self, node: Node, context: Context, kept: np.ndarray) -> np.ndarray:
-        uniform, value = free_slices(node.inputs[0], 1, context)
-        size = np.where(uniform & kept, np.abs(value), 0.0)
-        return np.array([size.argmax() if size.any() else -1])
-
-    def _wanted(self, node: Node, context: Context, state: State) -> np.ndarray:
+    def wanted(self, node: Node, context: Context, state: State) -> np.ndarray:
         return np.asarray(self._pattern(node, context)[state.live(node.outputs[0])[1]].any(axis=0))
 
     def reads(self, node: Node, context: Context, state: State) -> dict[int, Demand | None]:
@@ -189,45 +180,13 @@ class DeformConv(Contraction):
             return super().reads(node, context, state)
         if not all(mask.any() for mask in live):
             return {}
-        kept, wanted = state.kept((node.inputs[0], 1)), self._wanted(node, context, state)
-        free, carried = self.absorbs(node, context)
-        demand = everything(node.inputs[0], context)
-        demand[1] = wanted & ~((free | carried) & ~kept)
-        carrier = self.carriers(node, context, kept)[0]
-        if carrier >= 0 and (wanted & carried & ~kept).any():
-            demand[1][carrier] = True
+        demand, wanted = everything(node.inputs[0], context), self.wanted(node, context, state)
+        alone = self.meeting(node, context) is not None
+        demand[1] = self.demanded(node, wanted, context, state) if alone else wanted
         if demand[0].size == live[0].size:
             demand[0] = live[0]
         rest: dict[int, Demand | None] = {i: None for i in range(1, len(node.inputs)) if node.inputs[i]}
         return {0: demand, **rest}
-
-    def carrying(self, node: Node, context: Context, state: State) -> Carrying | None:
-        port = self.absorbing_port(node, context)
-        if port is None:
-            return None
-        kept = state.kept(port)
-        missing = self._wanted(node, context, state) & self.absorbs(node, context)[1] & ~kept
-        if not missing.any() or self.carriers(node, context, kept)[0] >= 0:
-            return None
-        return Carrying(port, missing, np.abs(free_slices(*port, context)[1]))
-
-    def rewrite(self, node: Node, cut: Cut) -> Rewrite:
-        context, port = cut.context, self.absorbing_port(node, cut.context)
-        into = None if port is None else cut.indices(*port)
-        if port is None or into is None or node.inputs[1] not in context.graph.constants:
-            return Rewrite()
-        kept = np.zeros(context.size(*port) or 0, bool)
-        kept[into] = True
-        _, value = free_slices(*port, context)
-        gone = np.flatnonzero((value != 0) & ~kept & self.read(node, context))
-        carrier = self.carriers(node, context, kept)[0]
-        if not gone.size or carrier < 0:
-            return Rewrite()
-        stored, out = context.graph.constants[node.inputs[1]], cut.indices(node.outputs[0], 1)
-        moved = stored.astype(np.float64)
-        moved[:, carrier] += np.tensordot(moved[:, gone], value[gone] / value[carrier], axes=([1], [0]))
-        moved = moved[:, into] if out is None else moved[np.ix_(out, into)]
-        return Rewrite(inputs={1: np.ascontiguousarray(moved.astype(stored.dtype))})
 
 
 register(GridSample(_sampled, "pool", keeps=NOTHING), "GridSample")

@@ -24,8 +24,8 @@ from .rule import Context, free_slices
 MICROSOFT = "com.microsoft"
 
 TIE = 1e-3
-"""How near to the middle between two steps rounding may go either way, in steps: 255 steps times the noise of
-float32 arithmetic, with room. What may round to two values is not known."""
+"""How near to the middle between two steps rounding may go either way, in steps: 256 steps times the noise of
+float32 arithmetic, with room; more for types of more steps. What may round to two values is not known."""
 
 TIE_HALF = 0.25
 """The same where the arithmetic before the quantizer has 16 bits."""
@@ -64,6 +64,11 @@ def span(dtype: np.dtype) -> tuple[int, int] | None:
     return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if name.startswith("int") else None
 
 
+def wide(array: np.ndarray) -> np.ndarray:
+    """An array in the precision in which runtimes quantize and dequantize: at least float32."""
+    return array.astype(np.promote_types(array.dtype, np.float32))
+
+
 def dequantized(
     fact: Fact | None, dtype: np.dtype, grid: Steps | None, zero: np.ndarray | None, into: np.dtype
 ) -> Fact:
@@ -84,7 +89,8 @@ def dequantized(
     limits = span(dtype)
     whole = fact.value.astype(np.int64 if limits else np.float32)
     with np.errstate(all="ignore"):
-        value = ((whole - grid.zero).astype(grid.scale.dtype) * grid.scale).astype(into)
+        scale = wide(grid.scale)
+        value = ((whole - grid.zero).astype(scale.dtype) * scale).astype(into)
     if fact.all_known:
         return Fact(value, fact.known)
     low, high = fact.bounds()
@@ -104,7 +110,7 @@ def quantized(low: np.ndarray, high: np.ndarray, grid: Steps, dtype: np.dtype, s
         low, high: bounds in float64, infinite where there are none.
         grid: what the integers stand for.
         dtype: their type.
-        slack: room for rounding, in steps.
+        slack: room for rounding, in steps of a type of eight bits.
     """
     limits = span(dtype)
     if limits is None:
@@ -115,6 +121,7 @@ def quantized(low: np.ndarray, high: np.ndarray, grid: Steps, dtype: np.dtype, s
         return None
     low = np.where(np.isnan(low), -np.inf, low) / scale
     high = np.where(np.isnan(high), np.inf, high) / scale
+    slack *= max(1.0, (limits[1] - limits[0]) / 255)
     least = np.clip(np.rint(low - slack) + grid.zero, *limits)
     most = np.clip(np.rint(high + slack) + grid.zero, *limits)
     known = least == most
@@ -128,14 +135,11 @@ def slack_of(tensor: str, context: Context) -> float:
 
 
 def neutral(tensor: str, zero: str, axis: int, context: Context) -> np.ndarray:
-    """Slices along an axis that stand for zero throughout, whatever the scale, bool [n].
-
-    They equal the zero point, or were quantized from zeros by the DynamicQuantizeLinear that also made this zero point.
-    """
-    maker = context.graph.producer.get(tensor)
-    if maker is not None and maker.op == "DynamicQuantizeLinear" and zero == maker.outputs[2]:
-        source, real = free_slices(maker.inputs[0], axis, context)
-        return source & (real == 0)
+    """Slices along an axis that stand for zero throughout, whatever the scale (see `zeros`), bool [n]."""
+    source = _quantized_from(tensor, zero, context)
+    if source is not None:
+        uniform, real = free_slices(source, axis, context)
+        return uniform & (real == 0)
     uniform, value = free_slices(tensor, axis, context)
     middle = context.array(zero) if zero else np.zeros((), np.int64)
     if middle is None or middle.size != 1:
@@ -144,11 +148,25 @@ def neutral(tensor: str, zero: str, axis: int, context: Context) -> np.ndarray:
 
 
 def zeros(tensor: str, zero: str, context: Context) -> np.ndarray | None:
-    """Elements that equal their zero point, broadcastable to the tensor; None where nothing is known."""
+    """Elements that stand for zero whatever the scale, broadcastable to the tensor; None where nothing is known.
+
+    They equal the zero point, or were quantized from zeros by the DynamicQuantizeLinear that also made this zero point.
+    """
+    source = _quantized_from(tensor, zero, context)
+    if source is not None:
+        real = context.fact(source)
+        return None if real is None else np.asarray(real.zero())
     fact, middle = context.fact(tensor), context.array(zero) if zero else np.zeros((), np.int64)
     if fact is None or middle is None or middle.size != 1:
         return None
     return np.asarray(fact.known & (fact.value.astype(np.int64) == int(middle.astype(np.int64).reshape(-1)[0])))
+
+
+def _quantized_from(tensor: str, zero: str, context: Context) -> str | None:
+    """What a DynamicQuantizeLinear made a tensor and this zero point of; None if none did."""
+    maker = context.graph.producer.get(tensor)
+    dynamic = maker is not None and maker.op == "DynamicQuantizeLinear" and zero == maker.outputs[2]
+    return maker.inputs[0] if dynamic and maker is not None else None
 
 
 def stand_in(

@@ -210,7 +210,14 @@ def _rewrite_node(
 
 
 def _overwrite(
-    source: str, target: str, stem: str, mask: np.ndarray, values: np.ndarray, position: int, names: _Names, edits: Edits
+    source: str,
+    target: str,
+    stem: str,
+    mask: np.ndarray,
+    values: np.ndarray,
+    position: int,
+    names: _Names,
+    edits: Edits,
 ) -> None:
     """Add nodes that make `target` of `source`, integers with the elements under a mask replaced."""
     if names.opset >= 9:

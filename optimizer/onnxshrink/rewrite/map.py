@@ -93,11 +93,15 @@ def make_map(solution: Solution, plan: Plan, execution: Execution, options: Mapp
 
 
 def _added(node: Node, rewrite: Rewrite, execution: Execution) -> list[dict[str, Any]]:
-    """Operands that the node did not have before, such as the bias of a Conv that took known values over."""
+    """Operands that no constant of the node gave before, such as the bias of a Conv that took known values over."""
     entries: list[dict[str, Any]] = []
     for index, value in rewrite.inputs.items():
-        if isinstance(value, np.ndarray) and not node.input(index):
-            made = next((n for n in execution.model.graph.node if set(node.outputs) & set(n.output)), None)
+        name = node.input(index)
+        if isinstance(value, np.ndarray) and (
+            not name or (value.dtype.kind == "f" and name not in execution.constants)
+        ):
+            outputs = {name for name in node.outputs if name}
+            made = next((n for n in execution.model.graph.node if outputs & set(n.output)), None)
             if made is not None and index < len(made.input):
                 entries.append(
                     {

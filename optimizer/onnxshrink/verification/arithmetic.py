@@ -144,7 +144,7 @@ def _recurrent(gates: int) -> Callable[[Op], Findings]:
             if differ(op.dim(i, axis), 2 if both else 1):
                 yield f"operand {i} {text(op.shape(i))} is not for {2 if both else 1} direction(s)"
         names, each = op.attr("activations"), {4: 3, 3: 2, 1: 1}[gates]
-        if names and len(names) != each * (2 if both else 1):
+        if names and len(names) not in (each * (2 if both else 1), 2 * each):  # the default names those of both
             yield f"{len(names)} activations, {each} for each of {2 if both else 1} direction(s) are wanted"
 
     return check

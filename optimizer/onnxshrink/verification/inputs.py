@@ -245,6 +245,7 @@ def draw(
     """
     rng = np.random.default_rng([seed, *distribution.encode()])
     feeds: Feeds = {}
+    switches: list[str] = []
     for spec in specs:
         shape = shapes[spec.name]
         if spec.dtype == np.dtype(bool) and not shape and len(switches) < 2:

@@ -1,0 +1,49 @@
+"""Properties of single rules that no small graph shows by its result alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import numpy_helper
+
+import onnxshrink
+from onnxshrink.ops.fact import Fact, collapse, slices
+from tests.zoo.net import Net
+from tests.zoo.trap import chain
+
+
+def test_a_slice_is_known_only_where_all_of_it_is() -> None:
+    value = np.array([[1.0, 2.0, 3.0], [1.0, 5.0, 3.0]])
+    known = np.array([[True, True, True], [True, True, False]])
+    uniform, values = slices(Fact(value, known), 1, 3)
+    assert uniform.tolist() == [True, False, False]
+    assert values.tolist() == [1.0, 0.0, 0.0]
+
+
+def test_a_tensor_without_elements_has_no_slices() -> None:
+    uniform, _ = slices(Fact(np.zeros((4, 0)), np.ones((1, 1), bool)), 0, 4)
+    assert not uniform.any()
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+def test_what_is_not_finite_is_not_known(bad: float) -> None:
+    uniform, _ = slices(Fact(np.full((1, 2), bad), np.ones((1, 2), bool)), 1, 2)
+    assert not uniform.any()
+
+
+def test_facts_collapse_along_axes_that_do_not_vary() -> None:
+    fact = collapse(Fact(np.array([[1.0, 1.0], [2.0, 2.0]]), np.ones((2, 2), bool)))
+    assert fact is not None
+    assert fact.value.tolist() == [[1.0], [2.0]]
+    assert collapse(Fact(np.zeros((2, 2)), np.zeros((2, 2), bool))) is None
+
+
+def test_training_dropout_is_left_alone() -> None:
+    """Another shape would draw other random numbers."""
+
+    def middle(net: Net, t: str) -> str:
+        return net.op("Dropout", t, net.const(np.array(0.5)), "training")
+
+    net = chain(middle, still_known=False)
+    net.initializers.append(numpy_helper.from_array(np.array(True), "training"))
+    assert not onnxshrink.optimize(net.model(), align=1, negligible=0, verify=False).changed

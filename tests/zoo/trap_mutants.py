@@ -1,0 +1,80 @@
+"""Traps that other suites asked for: what planted node cases found, and what mutants of the rules survived."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .net import Net
+from .trap import DEAD, Family, chain, chain_cut
+
+TRAPS = Family()
+
+
+@TRAPS.add(chain_cut(4), "a gate of fewer axes, in the oldest opset that aligns shapes from the right")
+def gate_of_opset_7() -> Net:
+    gate = np.ones((8, 1, 1))
+    gate[list(DEAD)] = 0
+    return chain(lambda net, t: net.known(net.op("Mul", t, net.const(gate)), DEAD), zero=(), opset=7, ir_version=4)
+
+
+@TRAPS.add(4 * 6 + 4 * 3, "a weight that is a product of two constants: nothing else holds the axis between these")
+def weight_of_two_constants() -> Net:
+    """x [2, 4] times (A [4, 5] times B [5, 6]), gated: of the 6 columns of B 4 go, and of the 6 rows behind."""
+    net = Net()
+    weight = net.op("MatMul", net.const(net.normal(4, 5)), net.const(net.normal(5, 6)))
+    gate = np.ones(6)
+    gate[[0, 1, 3, 5]] = 0
+    t = net.op("Mul", net.op("MatMul", net.input("x", (2, 4)), weight), net.const(gate))
+    net.known(t, (0, 1, 3, 5))
+    return net.output(net.op("MatMul", t, net.const(net.normal(6, 3)), name="y"))
+
+
+@TRAPS.add(None, "a product of two constants, and a bias that is computed")
+def product_of_two_constants() -> Net:
+    net = Net()
+    bias = net.op("Relu", net.input("x", (3, 8)))
+    return net.output(net.op("Gemm", net.const(net.normal(3, 5)), net.const(net.normal(5, 8)), bias, name="y"))
+
+
+@TRAPS.add(chain_cut(4), "LeakyRelu as torch writes it out: constants take the type of the tensor, and nothing else")
+def leaky_relu_decomposed() -> Net:
+    def middle(net: Net, t: str) -> str:
+        zero, slope = (net.op("CastLike", net.const(np.array(value)), t) for value in (0.0, 0.1))
+        return net.op("Where", net.op("Less", t, zero), net.op("Mul", slope, t), t)
+
+    return chain(middle)
+
+
+@TRAPS.add(0, "what varies along a row is padded at its end: neither bounds nor values have the old length")
+def padded_row() -> Net:
+    def middle(net: Net, t: str) -> str:
+        factor = np.linspace(0.5, 1.5, 8).reshape(1, 1, 1, 8)
+        t = net.op("Mul", net.op("Sigmoid", t), net.const(factor))
+        return net.op("Relu", net.op("Pad", t, net.const([0, 0, 0, 1, 0, 0, 0, 1])))
+
+    return chain(middle, still_known=False)
+
+
+@TRAPS.add(None, "Expand by fewer axes than the input has: the rule leaves these alone")
+def expand_by_fewer_axes() -> Net:
+    return chain(lambda net, t: net.op("Expand", t, net.const([1, 8])))
+
+
+@TRAPS.add(None, "Resize of a part of the channels: the others move up")
+def resize_part_of_the_channels() -> Net:
+    def middle(net: Net, t: str) -> str:
+        part = net.const(np.array([0, 0.4, 0, 0, 1, 1, 1, 1]))
+        scales = net.const(np.array([1.0, 1.0, 1.0, 1.0]))
+        return net.op("Resize", t, part, scales, coordinate_transformation_mode="tf_crop_and_resize", mode="nearest")
+
+    return chain(middle, still_known=False)
+
+
+@TRAPS.add(chain_cut(4), "Resize of the whole of the channels, of a part of the image")
+def resize_part_of_the_image() -> Net:
+    def middle(net: Net, t: str) -> str:
+        part = net.const(np.array([0, 0, 0.2, 0.1, 1, 1, 0.9, 0.8]))
+        scales = net.const(np.array([1.0, 1.0, 2.0, 2.0]))
+        return net.op("Resize", t, part, scales, coordinate_transformation_mode="tf_crop_and_resize", mode="linear")
+
+    return chain(middle)

@@ -161,7 +161,8 @@ def test_traps_in_a_loop(trap: Trap) -> None:
     assert_same_answer(trap, in_loop(trap.build()))
 
 
-@pytest.mark.parametrize("trap", SAMPLE)
+# ONNX Runtime does not infer the type of QLinearConcat inside a function, so the original does not open.
+@pytest.mark.parametrize("trap", [case for case in SAMPLE if case.id != "qlinear_concat"])
 def test_traps_in_a_function(trap: Trap) -> None:
     assert_same_answer(trap, in_function(trap.build()))
 

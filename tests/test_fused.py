@@ -9,18 +9,19 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import ModelProto, helper
+from onnx import ModelProto, helper, numpy_helper
 from onnxruntime.capi.onnxruntime_pybind11_state import get_all_operator_schema
 
 import onnxshrink
 from onnxshrink.graph.view import Node
 from onnxshrink.ops.rule import Rule, rule_for
 from tests.zoo import networks, oracle
-from tests.zoo.net import parameters
+from tests.zoo.net import Net, parameters
 from tests.zoo.trap import Trap
 from tests.zoo.traps import TRAPS
 
 EXACT = {"align": 1, "negligible": 0, "verify": False}
+MS = "com.microsoft"
 DOMAINS = ("com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc")
 
 
@@ -96,6 +97,84 @@ def test_mobilenet_behind_onnxruntime(scheme: str, tmp_path: Path) -> None:
     limits = 2  # of the Clips, which are operands of theirs before, and attributes of FusedConv
     assert parameters(result) == parameters(alone) - limits < 0.8 * parameters(original)
     assert_equal(model, result, oracle.feeds(original, 0), scheme)
+
+
+def block(op: str, dead: tuple[int, ...]) -> ModelProto:
+    """[2, 5, 8] -> MatMul(8, 16) -> `op` -> MatMul(16, 8) -> Add; some of the 16 hidden units are constant."""
+    net = Net()
+    weight, bias = net.normal(8, 16), net.normal(16)
+    weight[:, dead] = 0
+    x = net.input("x", (2, 5, 8))
+    if op == "GemmFastGelu":
+        t = net.op(op, x, net.const(weight), net.const(bias), domain=MS)
+    elif op == "FusedMatMulActivation":
+        t = net.op(op, x, net.const(weight.T), domain=MS, transB=1, alpha=0.5, activation="Sigmoid")
+    else:
+        skip = net.op("MatMul", x, net.const(weight))
+        t = net.op(op, net.op("MatMul", x, net.const(weight)), net.const(bias), skip, domain=MS)
+    t = net.op("MatMul", t, net.const(net.normal(16, 8)))
+    t = net.op("Add", t, net.const(net.normal(8)))
+    net.declared[t] = (2, 5, 8)
+    return net.output(t).model()
+
+
+def apart(model: ModelProto) -> ModelProto:
+    """The same with those operators taken apart into ones that run on a CPU."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    del copy.graph.node[:]
+    for node in model.graph.node:
+        inner, y = f"{node.output[0]}:inner", node.output[0]
+        if node.op_type == "GemmFastGelu":
+            copy.graph.node.append(helper.make_node("MatMul", node.input[:2], [inner]))
+            copy.graph.node.append(helper.make_node("FastGelu", [inner, *node.input[2:]], [y], domain=MS))
+        elif node.op_type == "FusedMatMulActivation":
+            named = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+            behind = named.pop("activation").decode()
+            copy.graph.node.append(helper.make_node("FusedMatMul", node.input, [inner], domain=MS, **named))
+            copy.graph.node.append(helper.make_node(behind, [inner], [y]))
+        elif node.op_type == "BiasAdd":
+            copy.graph.node.append(helper.make_node("Add", node.input[:2], [inner]))
+            copy.graph.node.append(helper.make_node("Add", [inner, node.input[2]], [y]))
+        else:
+            copy.graph.node.append(node)
+    return copy
+
+
+# What the units cost: their column, their row, and a bias where there is one.
+@pytest.mark.parametrize(
+    ("op", "unit"), [("GemmFastGelu", 8 + 1 + 8), ("FusedMatMulActivation", 8 + 8), ("BiasAdd", 8 + 8 + 1 + 8)]
+)
+def test_operators_without_a_kernel_for_a_cpu(op: str, unit: int) -> None:
+    """They are held against the operators that they were fused from."""
+    dead = (0, 3, 4, 9, 11)
+    model = block(op, dead)
+    result = onnxshrink.optimize(model, **EXACT).model
+    assert op in contributed(result)
+    assert parameters(model) - parameters(result) == len(dead) * unit
+    assert_equal(apart(model), apart(result), oracle.feeds(model, 0), op)
+
+
+def test_a_model_that_imports_no_operators_of_onnx() -> None:
+    """Shapes and facts are found all the same."""
+    rng = np.random.default_rng(0)
+    first, second = (rng.standard_normal(shape).astype(np.float32) for shape in ((8, 3, 3, 3), (4, 8, 3, 3)))
+    first[[1, 3]] = 0
+    nodes = [
+        helper.make_node("FusedConv", ["x", "first"], ["h"], domain=MS, activation="Sigmoid"),
+        helper.make_node("FusedConv", ["h", "second"], ["y"], domain=MS, activation="Relu"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 3, 8, 8])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 4, 4, 4])],
+        [numpy_helper.from_array(array, name) for array, name in ((first, "first"), (second, "second"))],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid(MS, 1)], ir_version=8)
+    result = onnxshrink.optimize(model, **EXACT).model
+    assert parameters(model) - parameters(result) == 2 * (27 + 36) - 4  # halves fold into a bias that was not there
+    assert_equal(model, result, oracle.feeds(model, 0), "")
 
 
 HIDDEN, HEADS, INNER, WORDS = 16, 4, 32, 50

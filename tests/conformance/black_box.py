@@ -1,8 +1,10 @@
 """What is still there that carries nothing: the result of `optimize` seen as a black box.
 
-Of every layer of the result (Conv, ConvTranspose, Gemm, MatMul by a constant), each output channel is looked at on data:
+Of every layer of the result (Conv, ConvTranspose, Gemm, MatMul by a constant) each output channel is looked at on data:
 it is *idle* when it has one value on all inputs and at all places, or when noise in its place moves no output. Nothing
-is known here of rules; what the plan says of a channel that stayed (`Plan.stays`) is held against it afterwards.
+is known here of rules. Each idle channel gets the reason that the plan has for it (`Plan.stays`); where it has none,
+one that the data show: weights that are small but not negligible, or inputs that are constant on these data, although
+nobody can prove it for others (an activation that is off). A channel without any reason is one that was missed.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -23,6 +26,9 @@ LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 STILL = 1e-7
 """A channel that varies by less, relative to its layer's largest value, has one value."""
+
+SMALL = 1e-5
+"""Weights below this share of their layer's largest explain a channel that does not vary."""
 
 MOVED = 1e-6
 """Noise that moves the outputs by less, relative to their largest value, moves nothing."""
@@ -47,20 +53,48 @@ class Idle:
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer of the result: the tensor that it gives, and the axis that counts channels."""
+    """A layer of the result.
 
-    tensor: str
+    Attributes:
+        node: the node.
+        weight: its constant.
+        tensor: what it gives.
+        axis: the axis of that which counts channels.
+        rank: of that.
+    """
+
+    node: onnx.NodeProto
+    weight: TensorProto
     axis: int
+    rank: int
+
+    @property
+    def tensor(self) -> str:
+        return self.node.output[0]
 
 
 def layers(model: ModelProto) -> list[Layer]:
-    """The layers with constant weights."""
-    constants = {t.name: len(t.dims) for t in model.graph.initializer}
-    constants |= {n.output[0]: 2 for n in model.graph.node if n.op_type == "Constant"}
+    """The layers with constant weights whose channels are not an output of the graph; none below opset 9 (Where)."""
+    if any(o.domain == "" and o.version < 9 for o in model.opset_import):
+        return []
+    constants = {t.name: t for t in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            constants[node.output[0]] = node.attribute[0].t
+    inferred = onnx.shape_inference.infer_shapes(model)
+    declared = {v.name: v.type.tensor_type for v in inferred.graph.value_info}
+    outputs = {o.name for o in model.graph.output}
     found = []
     for node in model.graph.node:
-        if node.op_type in LAYERS and not node.domain and len(node.input) > 1 and node.input[1] in constants:
-            found.append(Layer(node.output[0], 1 if "Conv" in node.op_type else -1))
+        if node.op_type not in LAYERS or node.domain or node.input[1] not in constants or node.output[0] in outputs:
+            continue
+        weight = constants[node.input[1]]
+        if "Conv" in node.op_type:
+            found.append(Layer(node, weight, 1, len(weight.dims)))
+        elif node.op_type == "Gemm":
+            found.append(Layer(node, weight, -1, 2))
+        elif node.output[0] in declared and declared[node.output[0]].HasField("shape"):
+            found.append(Layer(node, weight, -1, len(declared[node.output[0]].shape.dim)))
     return found
 
 
@@ -74,11 +108,12 @@ def idle_channels(result: Result, feeds: Sequence[Arrays], limit: int = 400) -> 
     """
     model = result.model
     outputs = [o.name for o in model.graph.output]
-    probe = session(_probe(model).SerializeToString(), optimize=False, threads=2)
-    switches = {layer.tensor: layer for layer in layers(model) if layer.tensor not in outputs}
+    switches = {layer.tensor: layer for layer in layers(model)}
+    probe = session(_probe(model, list(switches.values())).SerializeToString(), optimize=False, threads=2)
     names = list(switches)
     found: list[Idle] = []
-    values = [_run(probe, [*outputs, *(f"{n}@here" for n in names)], feed, {}) for feed in feeds]
+    shown = [*outputs, *(f"{n}@{end}" for n in names for end in ("here", "read"))]
+    values = [_run(probe, shown, feed, {}) for feed in feeds]
     reasons = _reasons(result)
     constant: set[tuple[str, int]] = set()
     for name in names:
@@ -90,21 +125,25 @@ def idle_channels(result: Result, feeds: Sequence[Arrays], limit: int = 400) -> 
         still = np.ptp(rows, axis=1) <= STILL * max(float(np.abs(rows).max()), 1e-30)
         for channel in np.flatnonzero(still):
             constant.add((name, int(channel)))
-            found.append(Idle(name, int(channel), "constant", reasons.get((name, int(channel)), "")))
+            reason = reasons.get((name, int(channel))) or _shown(switches[name], int(channel), values)
+            found.append(Idle(name, int(channel), "constant", reason))
     shapes = {n: values[0][f"{n}@here"].shape for n in names}
     rest = [(n, c) for n in names for c in range(shapes[n][switches[n].axis]) if (n, c) not in constant]
     rng = np.random.default_rng(0)
     if len(rest) > limit:
         rest = [rest[i] for i in sorted(rng.choice(len(rest), limit, replace=False))]
     for name, channel in rest:
-        if _unmoved(probe, outputs, feeds[0], values[0], switches[name], channel, rng):
+        if all(
+            _unmoved(probe, outputs, feed, clean, switches[name], channel, rng)
+            for feed, clean in zip(feeds, values, strict=True)
+        ):
             found.append(Idle(name, channel, "unread", reasons.get((name, channel), "")))
     return found
 
 
 def _unmoved(
-    probe, outputs: list[str], feed: Arrays, clean: Arrays, layer: Layer, channel: int, rng: np.random.Generator
-) -> bool:  # type: ignore[no-untyped-def]
+    probe: Any, outputs: list[str], feed: Arrays, clean: Arrays, layer: Layer, channel: int, rng: np.random.Generator
+) -> bool:
     """Whether noise in a channel, as large as the layer's values, moves no output."""
     array = clean[f"{layer.tensor}@here"]
     mask = np.zeros(array.shape[layer.axis], bool)
@@ -128,7 +167,7 @@ def _unmoved(
     return True
 
 
-def _run(probe, names: list[str], feed: Arrays, given: Arrays) -> Arrays:  # type: ignore[no-untyped-def]
+def _run(probe: Any, names: list[str], feed: Arrays, given: Arrays) -> Arrays:
     """A run with noise where `given` says so, and nothing anywhere else."""
     kinds = {"tensor(bool)": np.bool_, "tensor(float16)": np.float16, "tensor(double)": np.float64}
     missing = {i.name: i for i in probe.get_inputs() if "@mask" in i.name or "@noise" in i.name}
@@ -138,53 +177,54 @@ def _run(probe, names: list[str], feed: Arrays, given: Arrays) -> Arrays:  # typ
     return dict(zip(names, probe.run(names, {**feed, **blank, **given}), strict=True))
 
 
-def _probe(model: ModelProto) -> ModelProto:
-    """The model with a switch behind every layer: where `<tensor>@mask` is set, the value is `<tensor>@noise`."""
+def _probe(model: ModelProto, switched: Sequence[Layer]) -> ModelProto:
+    """The model with a switch behind every layer: where `<tensor>@mask` is set, the value is `<tensor>@noise`.
+
+    What a layer gives and what it reads are outputs too, as `<tensor>@here` and `<tensor>@read`.
+    """
     copy = ModelProto()
     copy.CopyFrom(model)
     del copy.graph.value_info[:]
-    outputs = {o.name for o in model.graph.output}
-    switched = {layer.tensor for layer in layers(model)} - outputs
-    kinds, ranks = _types(model, switched)
+    by_name = {layer.tensor: layer for layer in switched}
     nodes: list[onnx.NodeProto] = []
     for node in copy.graph.node:
-        own = node.output[0] if node.output else ""
-        if own in switched and own in ranks:
-            node.output[0] = f"{own}@here"
-            operands = [f"{own}@mask", f"{own}@noise", f"{own}@here"]
-            nodes += [node, helper.make_node("Where", operands, [own])]
-            shape = [None] * ranks[own]
-            copy.graph.input.append(helper.make_tensor_value_info(operands[0], TensorProto.BOOL, shape))
-            copy.graph.input.append(helper.make_tensor_value_info(operands[1], kinds[own], shape))
-            copy.graph.output.append(helper.make_empty_tensor_value_info(operands[2]))
-        else:
-            nodes.append(node)
-    nodes = [onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes]
+        layer = by_name.get(node.output[0]) if node.output else None
+        nodes.append(node)
+        if layer is not None:
+            own = layer.tensor
+            names = [f"{own}@{end}" for end in ("mask", "noise", "here", "read")]
+            node.output[0] = names[2]
+            nodes.append(helper.make_node("Where", names[:3], [own]))
+            nodes.append(helper.make_node("Identity", [node.input[0]], [names[3]]))
+            shape = [None] * layer.rank
+            for name, kind in zip(names[:2], (TensorProto.BOOL, layer.weight.data_type), strict=True):
+                copy.graph.input.append(helper.make_tensor_value_info(name, kind, shape))
+            copy.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names[2:])
+    kept = [onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes]
     del copy.graph.node[:]
-    copy.graph.node.extend(nodes)
+    copy.graph.node.extend(kept)
     return copy
 
 
-def _types(model: ModelProto, tensors: set[str]) -> tuple[dict[str, int], dict[str, int]]:
-    """Element type and rank of the layers' outputs."""
-    weights = {t.name: t for t in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type == "Constant" and node.attribute[0].name == "value":
-            weights[node.output[0]] = node.attribute[0].t
-    inferred = onnx.shape_inference.infer_shapes(model)
-    declared = {v.name: v.type.tensor_type for v in [*inferred.graph.value_info, *inferred.graph.output]}
-    kinds, ranks = {}, {}
-    for node in model.graph.node:
-        name = node.output[0] if node.output else ""
-        if name in tensors:
-            kinds[name] = weights[node.input[1]].data_type
-            if "Conv" in node.op_type:
-                ranks[name] = len(weights[node.input[1]].dims)
-            elif node.op_type == "Gemm":
-                ranks[name] = 2
-            elif name in declared and declared[name].HasField("shape"):
-                ranks[name] = len(declared[name].shape.dim)
-    return kinds, ranks
+def _shown(layer: Layer, channel: int, values: Sequence[Arrays]) -> str:
+    """Why a channel is constant on these data, seen on its weights and on what it reads; "" if they do not show it."""
+    weight = numpy_helper.to_array(layer.weight).astype(np.float64)
+    groups = next((a.i for a in layer.node.attribute if a.name == "group"), 1)
+    if layer.node.op_type == "ConvTranspose" or (groups > 1 and weight.shape[1] != 1):
+        return ""
+    if layer.node.op_type == "MatMul" or not any(a.name == "transB" and a.i for a in layer.node.attribute):
+        weight = weight if layer.node.op_type == "Conv" else np.moveaxis(weight, -1, 0)
+    row = np.abs(weight[channel]).reshape(weight.shape[1], -1).max(axis=1)
+    share = float(row.max() / np.abs(weight).max())
+    if share < SMALL:
+        return f"weights of {share:.0e} of the layer's largest, which is more than negligible" if share else ""
+    axis = 1 if layer.node.op_type == "Conv" else -1
+    arrays = [np.moveaxis(v[f"{layer.tensor}@read"], axis, 0) for v in values]
+    read = np.concatenate([a.reshape(a.shape[0], -1) for a in arrays], axis=1)
+    inputs = [channel // (weight.shape[0] // groups)] if groups > 1 else np.flatnonzero(row > SMALL * row.max())
+    if (np.ptp(read[inputs], axis=1) == 0).all():
+        return "all that it reads is constant on these data"
+    return ""
 
 
 def _reasons(result: Result) -> dict[tuple[str, int], str]:
@@ -210,8 +250,3 @@ def summary(found: Sequence[Idle]) -> Iterator[str]:
     counts = Counter((item.layer, item.why, item.reason) for item in found)
     for (layer, why, reason), count in counts.items():
         yield f"{layer}: {count} {why}: {reason or 'NO REASON'}"
-
-
-def constants(model: ModelProto) -> int:
-    """Float elements of all initializers."""
-    return sum(int(numpy_helper.to_array(t).size) for t in model.graph.initializer)

@@ -16,9 +16,11 @@ import shutil
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 from .chosen import CHOSEN
@@ -28,8 +30,9 @@ from .systematic import mutants as systematic
 
 ROOT = PACKAGE.parent.parent
 
+TRAPS_ONCE = "tests/mutation/short.py"
 SUITE = (
-    ("tests/channels/test_ties.py", "tests/mutation/short.py"),
+    ("tests/channels/test_ties.py", TRAPS_ONCE),
     ("tests/channels", "tests/mutation/test_rules.py"),
 )
 """The short suite, in two stages, as most mutants do not see the second: ties and every trap; plans and facts, with
@@ -87,6 +90,29 @@ def _read(log: Path | None) -> dict[str, Verdict]:
     return {verdict.mutant: verdict for verdict in (Verdict(**json.loads(line)) for line in lines)}
 
 
+@cache
+def _files() -> dict[str, frozenset[str]]:
+    """For each trap, the files whose rules its operators have."""
+    from onnxshrink.ops.rule import _RULES
+    from tests.zoo.traps import TRAPS
+
+    files = {
+        operator: {kind.__module__.removeprefix("onnxshrink.").replace(".", "/") + ".py" for kind in type(rule).__mro__}
+        for operator, rule in _RULES.items()
+    }
+    return {
+        trap.name: frozenset().union(*(files.get((node.domain, node.op_type), ()) for node in trap.net().nodes))
+        for trap in TRAPS
+    }
+
+
+def near(mutant: Mutant) -> list[str]:
+    """The traps that a mutated rule sees, most of which would be reached late: these are run first."""
+    files = _files()
+    mixed = sorted(files, key=lambda name: zlib.crc32(name.encode()))
+    return [f"{TRAPS_ONCE}::test_trap[{name}]" for name in mixed if mutant.file in files[name]]
+
+
 def _verdict(mutant: Mutant, extra: Sequence[str]) -> Verdict:
     started = time.perf_counter()
     caught = _examine(mutant, extra)
@@ -103,7 +129,8 @@ def _examine(mutant: Mutant | None, extra: Sequence[str]) -> str:
             path = Path(folder) / "onnxshrink" / mutant.file
             path.write_text(mutant.apply(path.read_text(encoding="utf-8")), encoding="utf-8")
         ours, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=_suite, args=(folder, theirs, tuple(extra)))
+        stages = [near(mutant), *SUITE] if mutant is not None else SUITE
+        process = context.Process(target=_suite, args=(folder, theirs, tuple(extra), stages))
         process.start()
         theirs.close()
         try:
@@ -115,12 +142,15 @@ def _examine(mutant: Mutant | None, extra: Sequence[str]) -> str:
             process.join()
 
 
-def _suite(folder: str, answer: multiprocessing.connection.Connection, extra: tuple[str, ...]) -> None:
-    """In a process of its own: run the short suite on the package in `folder`."""
+def _suite(
+    folder: str, answer: multiprocessing.connection.Connection, extra: tuple[str, ...], stages: Sequence[Sequence[str]]
+) -> None:
+    """In a process of its own: run the stages of the short suite on the package in `folder`."""
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
     resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
     os.chdir(ROOT)
     sys.path.insert(0, folder)
+    sys.dont_write_bytecode = False  # the next mutant reads what this one compiled of the tests
     devnull = os.open(os.devnull, os.O_WRONLY)
     os.dup2(devnull, 1)
     os.dup2(devnull, 2)
@@ -140,7 +170,7 @@ def _suite(folder: str, answer: multiprocessing.connection.Connection, extra: tu
                 self.name = report.nodeid
 
     first = First()
-    for stage in SUITE:
+    for stage in filter(None, stages):
         code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--tb=no", *extra, *stage], plugins=[first])
         if code:
             first.name = first.name or f"pytest ended with {code}"

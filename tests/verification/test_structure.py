@@ -178,6 +178,10 @@ CASES = {
         " {{ y = LSTM<hidden_size=8>(x, w, r) }}",
         *("16", "12", "12 features"),
     ),
+    "stft": (
+        "g (float[2,64,1] x, float[16] w) => (float[2,7,{v},2] y) <int64 s = {{8}}> {{ y = STFT(x, s, w) }}",
+        *("9", "16", "is declared [2, 7, 16, 2]"),
+    ),
     "lstm_layout": (
         "g (float[1,5,{v}] x, float[1,32,16] w, float[1,32,8] r) => (float[1,5,1,8] y)"
         " {{ y = LSTM<hidden_size=8, layout=1>(x, w, r) }}",

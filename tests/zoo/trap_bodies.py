@@ -273,6 +273,18 @@ def loop_state_starts_at_zero() -> Net:
     return net.output(loop(net, lambda b: [b.op("Tanh", b.conv("v", 3, 3))], start))
 
 
+@TRAPS.add(None, "the state is zero before the first trip, so a layer would seem to be unread")
+def loop_state_starts_known() -> Net:
+    net = Net()
+    x = net.input("x", SHAPE)
+    start = net.op("Relu", net.const(-np.ones(SHAPE)))
+
+    def step(b: Net) -> list[str]:
+        return [b.op("Tanh", b.op("Add", b.conv(x, 3, 3), b.op("Mul", "v", b.conv(x, 3, 3))))]
+
+    return net.output(loop(net, step, start))
+
+
 @TRAPS.add(4 * (5 + 1 + 4 + 4), "hidden units of a step of a Scan")
 def scan_hidden_units() -> Net:
     net = Net()

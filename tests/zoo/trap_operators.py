@@ -395,7 +395,7 @@ def stft() -> Net:
     net = Net()
     t = net.conv(net.input("x", (1, 3, 64)), 3, 8, dims=1, zero=DEAD)
     t = net.op("Transpose", net.known(t, DEAD), perm=[1, 2, 0])
-    t = net.op("STFT", t, net.const(8), net.const(np.hanning(16)), onesided=1)  # its default is read as 0 by onnx
+    t = net.op("STFT", t, net.const(8), net.const(np.hanning(16)), onesided=1)  # onnx infers another default
     t = net.op("Transpose", net.op("ReduceL2", t, axes=[3], keepdims=0), perm=[1, 0, 2])
     weight, bias = net.filters(8, 4, 9, dims=1), net.normal(4)
     return net.output(net.op("Conv", t, net.const(weight), net.const(bias), name="y"))

@@ -258,6 +258,17 @@ def qdq_grouped_uneven() -> Net:
     return qdq_grouped((0, 1, 6, 7), ())
 
 
+@add(0, "one computed weight in a plain and in a grouped Conv, whose groups would lose unequally")
+def qdq_shared_weight() -> Net:
+    b = Quantized()
+    net = b.net
+    weight = net.op("DequantizeLinear", b.raw(b.filters(2, 4, 3, 1, (1,), ())), *b.weight_steps(4))
+    x = b.both(b.input((2, 2, 8, 8)))
+    plain = b.known(net.op("Conv", x, weight, pads=[1] * 4), (1,))
+    grouped = b.known(net.op("Conv", net.op("Concat", x, x, axis=1), weight, pads=[1] * 4, group=2), (1,))
+    return b.end(b.quantize(b.conv(b.both(net.op("Add", plain, grouped)), 4, 4)))
+
+
 @add(0, "a known non-zero channel stays: weights of integers take up no factor of another channel")
 def qdq_constant() -> Net:
     return qdq_chain(conv1={"constant": KNOWN, "dead": ()}, middle=lambda b, t: b.known(t))
@@ -539,6 +550,7 @@ def product(op: str, **options: object) -> Net:
     if op == "MatMulInteger":
         return net.output(net.op("Cast", net.op(op, q, right, zero, offset), to=1, name="y"))
     bias = net.const(net.normal(5))
+    net.declared["y"] = (2, 3, 5)
     return net.output(
         net.op(op, q, right, b.raw(np.array(STEP, np.float32)), scale, zero, offset, bias, domain=MICROSOFT, name="y")
     )
@@ -552,6 +564,27 @@ def qlinear_matmul() -> Net:
 @add(4 * (6 + 5 + 2), "QLinearMatMul with a scale for each column")
 def qlinear_matmul_per_column() -> Net:
     return product("QLinearMatMul", per_channel=True)
+
+
+@add(4 * CHANNEL, "channels are rows of a QLinearMatMul along the last axis: what is known of one stays known")
+def qlinear_matmul_rows() -> Net:
+    def middle(b: Quantized, q: str) -> str:
+        weight = b.raw(b.net.rng.integers(-7, 8, (8, 8)).astype(np.int8))
+        return b.known(b.net.op("QLinearMatMul", q, *b.steps(), weight, *b.weight_steps(8), *b.steps()))
+
+    return q_chain(middle)
+
+
+@add(4 * (6 + 4 + 5), "a QGemm whose bias has a row for each row of the result")
+def qgemm_bias_of_rows() -> Net:
+    b = Quantized()
+    net = b.net
+    left, bias = net.rng.integers(1, 8, (6, 8)).astype(np.int8), net.rng.integers(-90, 90, (4, 8)).astype(np.int32)
+    left[:, list(DEAD)], bias[:, list(DEAD)] = 0, 0
+    x = b.quantize(b.input((4, 6)))
+    q = net.op("QGemm", x, *b.steps(), b.raw(left), *b.weight_steps(8), b.raw(bias), *b.steps(), domain=MICROSOFT)
+    right = b.raw(net.rng.integers(1, 8, (8, 5)).astype(np.int8))
+    return b.end(net.op("QLinearMatMul", b.known(q), *b.steps(), right, *b.weight_steps(5), *b.steps()), shape=(4, 5))
 
 
 @add(4 * (6 + 5), "MatMulInteger")

@@ -67,6 +67,10 @@ class Convolution(Contraction):
         assert weight is not None
         return self.grouped(weight, self.groups(node))
 
+    def key(self, node: Node, what: str) -> str:
+        """The key of what is derived from a weight; a computed one may feed convolutions of different layout."""
+        return f"{what}, {self.groups(node)} groups, {self.transposed}"
+
     def pattern(self, node: Node, context: Context) -> np.ndarray:
         """Whether any tap is non-zero, [group, out, in], cached."""
 
@@ -74,7 +78,7 @@ class Convolution(Contraction):
             split = self._split(node, context)
             return np.asarray((split != 0).any(axis=tuple(range(3, split.ndim))))
 
-        return context.derived(node.inputs[1], "pattern", compute)
+        return context.derived(node.inputs[1], self.key(node, "pattern"), compute)
 
     def _response(self, node: Node, context: Context, plane: np.ndarray) -> np.ndarray:
         """What constant input planes [C] add to each output [O] away from the border, in float64."""
@@ -158,7 +162,7 @@ class Convolution(Contraction):
                 np.minimum(split, 0).sum(axis=taps, dtype=np.float32),
             )
 
-        positive, negative = context.derived(node.inputs[1], "signs", signs)
+        positive, negative = context.derived(node.inputs[1], self.key(node, "signs"), signs)
         low_g, high_g = low.reshape(groups, -1), high.reshape(groups, -1)
 
         def bound(for_positive: np.ndarray, for_negative: np.ndarray, worst: float) -> np.ndarray:
@@ -246,7 +250,7 @@ class Convolution(Contraction):
             split = np.abs(self._split(node, context).astype(np.float64))
             return np.asarray(split.max(axis=(1, *range(3, split.ndim)), initial=0).reshape(-1))
 
-        return context.derived(node.inputs[1], "strength", compute)
+        return context.derived(node.inputs[1], self.key(node, "strength"), compute)
 
     def reads(self, node: Node, context: Context, state: State) -> dict[int, Demand | None]:
         if not self.readable(node, context):

@@ -176,10 +176,13 @@ class IntegerProduct(IntegerLayer):
         for name in (a, b):
             own = context.rank(name) or 0
             pairs += [((name, axis), axis + rank - own) for axis in range(own - 2)]
-        for index in (*self.ports.per_output, self.ports.bias):
+        for index in self.ports.per_output:
             name = self.name(node, index)
             if name and context.rank(name) == 1 and context.size(name, 0) != 1:
                 pairs.append(((name, 0), rank - 1))
+        bias = self.name(node, self.ports.bias)
+        own = context.rank(bias) or 0 if bias else 0
+        pairs += [((bias, axis), axis + rank - own) for axis in range(own) if context.size(bias, axis) != 1]
         for port, axis in pairs:
             size = context.size(*port)
             if size is not None and size == context.size(y, axis):

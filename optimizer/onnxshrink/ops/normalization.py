@@ -8,7 +8,8 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from ..graph.view import Node
+from ..graph.view import Node, Shape
+from .broadcast import broadcast_dims
 from .fact import Fact, collapse
 from .interval import rounding
 from .movement import axis_of, parallel
@@ -230,6 +231,13 @@ class Mixing(Rule):
         if not older and node.op != "SimplifiedLayerNormalization":
             return None
         return [helper.make_node("Identity", node.proto.input[:1], node.proto.output[:1])]
+
+    def refine(self, node: Node, context: Context) -> dict[str, Shape]:
+        source, old = context.shape(node.inputs[0]), context.shape(node.outputs[0])
+        if source is None or old is None:
+            return {}
+        new = broadcast_dims(old, [source])  # exporters give the dimensions of a graph's outputs names of their own
+        return {node.outputs[0]: new} if new != old else {}
 
     def facts(self, node: Node, context: Context) -> list[Fact | None]:
         none: list[Fact | None] = [None] * len(node.outputs)

@@ -295,6 +295,19 @@ class EyeLike(Rule):
         return {}
 
 
+class ShortTimeTransform(Passing):
+    """STFT: signals of a batch pass. onnx's inference takes `onesided` as 0 where it is not said, its default is 1."""
+
+    def refine(self, node: Node, context: Context) -> dict[str, Shape]:
+        length = context.ints(node.input(3)) if node.input(3) else None
+        size = length[0] if length else context.size(node.input(2), 0) if node.input(2) else None
+        old = context.shape(node.outputs[0])
+        if size is None or old is None or len(old) != 4 or not node.attr("onesided", 1):
+            return {}
+        new = (*old[:2], size // 2 + 1, old[3])
+        return {node.outputs[0]: new} if new != old else {}
+
+
 class CumulativeProduct(Passing):
     """CumProd keeps zeros, unless it starts with a one of its own."""
 
@@ -320,7 +333,7 @@ register(Passing(besides(-1, -2), "reduction", keeps=ZERO), "Det")
 register(Passing(besides(-1, -2), "movement", keeps=ZERO), "Trilu")
 register(Passing(_but_sequence, "movement", keeps=VALUES, strict=(1,)), "ReverseSequence")
 register(Passing(_but_signal, "reduction", keeps=ZERO), "DFT")
-register(Passing(lambda node, context: [Way(0, 0, 0, 0)], "reduction", keeps=ZERO), "STFT")
+register(ShortTimeTransform(lambda node, context: [Way(0, 0, 0, 0)], "reduction", keeps=ZERO), "STFT")
 # ONNX Runtime divides by the deviation alone: what is constant becomes NaN, not zero as the specification says
 register(Passing(_but_statistics, "normalization"), "MeanVarianceNormalization")
 register(Passing(_elements(2), "movement", keeps=VALUES, strict=(1,)), "GatherElements")

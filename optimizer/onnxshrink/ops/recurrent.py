@@ -301,7 +301,8 @@ class Recurrent(Contraction):
             weight = context.array(node.inputs[W])
             if bias is None or weight is None:
                 return False
-            added = np.abs(weight.astype(np.float64)).max(axis=(0, 1), initial=0) @ np.abs(value)
+            loud = np.flatnonzero(value)
+            added = np.abs(weight[..., loud].astype(np.float64)).max(axis=(0, 1), initial=0) @ np.abs(value[loud])
             return bool(added + np.abs(bias).max(initial=0) <= largest(weight.dtype))
 
         return bool(context.cached((node.index, "fits"), compute))

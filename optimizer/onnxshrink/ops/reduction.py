@@ -71,7 +71,7 @@ class Reduce(Rule):
             if node.op in ("ReduceProd", "ReduceLogSum", "ReduceLogSumExp"):
                 return [None]
             known = known & (full.value == 0)
-        known = known.all(axis=axes, keepdims=True)
+        known = np.asarray(known.all(axis=axes, keepdims=True))
         with np.errstate(all="ignore"):
             wide = np.where(full.known, full.value, 0).astype(np.float64)
             value = FUNCTIONS[node.op](wide, axes).astype(fact.value.dtype)

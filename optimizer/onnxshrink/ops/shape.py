@@ -192,6 +192,15 @@ class Tile(Rule):
         repeats = context.ints(node.inputs[1]) if context.opset >= 6 else None
         return repeats if repeats is not None and min(repeats, default=1) > 0 else None
 
+    def refine(self, node: Node, context: Context) -> dict[str, Shape]:
+        said, own = context.elements.get(node.input(1)), context.shape(node.inputs[0])
+        if said is None or own is None or len(said) != len(own):
+            return {}
+        old = context.shape(node.outputs[0]) or (None,) * len(own)
+        pairs = zip(own, said, old, strict=True)
+        new = tuple(d if r == 1 else r if d == 1 and isinstance(r, str) else dim for d, r, dim in pairs)
+        return {node.outputs[0]: new} if new != old else {}
+
     def facts(self, node: Node, context: Context) -> list[Fact | None]:
         fact, repeats = context.fact(node.inputs[0]), self._repeats(node, context)
         if fact is None or repeats is None or len(repeats) != fact.rank:

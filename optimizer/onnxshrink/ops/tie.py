@@ -230,7 +230,7 @@ class Feeds:
         return (self.a, self.parts)
 
     def close(self, kept: Kept) -> Growth:
-        a, fed = kept(self.a), self.matrix[kept(self.parts)].any(axis=0)
+        a, fed = kept(self.a), np.asarray(self.matrix[kept(self.parts)].any(axis=0))
         while True:
             grown = a | fed[a].any(axis=0)
             if (grown == a).all():
@@ -286,7 +286,7 @@ class SharedColumns:
     def close(self, kept: Kept) -> Growth:
         x, y = kept(self.x).reshape(self.groups, -1), kept(self.y).reshape(self.groups, -1)
         columns = kept(self.w) | x.any(axis=0)
-        alive = x.any(axis=1) | y.any(axis=1)
+        alive = np.asarray(x.any(axis=1) | y.any(axis=1))
         return _growth(kept, self.w, columns) + _growth(kept, self.x, (alive[:, None] & columns).reshape(-1))
 
 

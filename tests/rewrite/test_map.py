@@ -186,7 +186,12 @@ def test_the_map_names_its_source(tmp_path: Path) -> None:
     mapping = onnxshrink.optimize(path, align=2, verify=False).map
     assert mapping["version"] == VERSION
     assert mapping["source"] == {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "opset": 17}
-    assert mapping["options"] == {"align": 2, "negligible": 1e-8, "keep_default_inputs": False}
+    assert mapping["options"] == {
+        "align": 2,
+        "negligible": 1e-8,
+        "keep_default_inputs": False,
+        "input_ranges": {},
+    }
 
 
 def test_kept_channels_of_tensors_match_the_result() -> None:

@@ -50,6 +50,14 @@ class IntegerConvolution(IntegerLayer):
         """Whether zeros stand beside the border."""
         return any(node.attr("pads", ())) or node.attr("auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER")
 
+    def bias(self, node: Node, context: Context, outputs: int) -> np.ndarray | None:
+        """The bias as int64 [outputs]; None where it is not known."""
+        name = self.name(node, self.ports.bias)
+        if not name:
+            return np.zeros(outputs, np.int64)
+        array = context.array(name)
+        return None if array is None or array.size != outputs else array.astype(np.int64).reshape(-1)
+
     def reach(self, node: Node, context: Context) -> tuple[np.ndarray, np.ndarray] | None:
         """Least and largest x - x_zero of each input channel, or of what stands beside the border, [C] each."""
         name = node.inputs[self.ports.x]

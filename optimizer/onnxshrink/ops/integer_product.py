@@ -108,7 +108,8 @@ class IntegerProduct(IntegerLayer):
         least, most = (end.reshape((1,) * (rank - end.ndim) + end.shape) for end in (least, most))
         if self.floats or (self.ports.y_scale >= 0 and not node.input(self.ports.y_scale)):
             return [self._float(node, context, (least == 0) & (most == 0))]
-        bias = self.bias(node, context, right.shape[1])
+        name = self.name(node, self.ports.bias)
+        bias = context.array(name) if name else np.zeros((), np.int64)
         return [None if bias is None else self.scaled(node, between(least + bias, most + bias), rank - 1, context)]
 
     def _rows(

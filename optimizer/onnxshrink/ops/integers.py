@@ -114,14 +114,6 @@ class IntegerLayer(Contraction):
             factor = factor * scale.astype(np.float64).reshape(shape)
         return requantized(node, (low * factor, high * factor), self.ports.y_scale, self.ports.y_zero, context)
 
-    def bias(self, node: Node, context: Context, outputs: int) -> np.ndarray | None:
-        """The bias as int64 [outputs]; None where it is not known."""
-        name = self.name(node, self.ports.bias)
-        if not name:
-            return np.zeros(outputs, np.int64)
-        array = context.array(name)
-        return None if array is None or array.size != outputs else array.astype(np.int64).reshape(-1)
-
 
 def between(low: np.ndarray, high: np.ndarray) -> Fact:
     """The fact of a sum between two bounds."""

@@ -155,6 +155,21 @@ def test_operators_without_a_kernel_for_a_cpu(op: str, unit: int) -> None:
     assert_equal(apart(model), apart(result), oracle.feeds(model, 0), op)
 
 
+def test_a_constant_behind_an_activation_is_no_bias() -> None:
+    """What constant features contribute to a product may not be added behind its activation."""
+    net = Net()
+    weight, bias = net.normal(8, 16), net.normal(16)
+    weight[:, [0, 3, 4]] = 0
+    t = net.op("Add", net.op("MatMul", net.input("x", (2, 5, 8)), net.const(weight)), net.const(bias))
+    t = net.op("FusedMatMulActivation", t, net.const(net.normal(16, 8)), domain=MS, activation="Tanh")
+    t = net.op("Add", t, net.const(net.normal(8)))
+    net.declared[t] = (2, 5, 8)
+    model = net.output(t).model()
+    result = onnxshrink.optimize(model, **EXACT).model
+    assert parameters(model) - parameters(result) == 2 * (8 + 1 + 8)  # one of the three stays as the carrier
+    assert_equal(apart(model), apart(result), oracle.feeds(model, 0), "")
+
+
 def test_a_model_that_imports_no_operators_of_onnx() -> None:
     """Shapes and facts are found all the same."""
     rng = np.random.default_rng(0)

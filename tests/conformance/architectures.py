@@ -552,6 +552,8 @@ def run(name: str) -> Outcome:
             expected = dict(zip(outputs, before.run(outputs, arrays), strict=True))
             actual = dict(zip(outputs, after.run(outputs, arrays), strict=True))
             oracle.assert_equal(expected, actual, what=f"{name}, optimize={optimize}, seed {seed}")
+    again = onnxshrink.optimize(result.model, align=1, verify=False).model
+    assert again.graph == result.model.graph, f"{name}: optimizing twice changes more"
     left, removed = _left(original, result.model, planter)
     sides = [planter.widths[key] for key in planter.widths if key[1] == "out"]
     planted, removable = sum(s.planted for s in sides), sum(s.removable for s in sides)

@@ -491,6 +491,18 @@ def onnx_attention_constant_values() -> Net:
     return shaped(net, dense(net, t, 24, 8), 2, 5, 8)
 
 
+@TRAPS.add(None, "the same with a mask that leaves a query no key: it answers with zeros, so the values are read")
+def onnx_attention_constant_values_masked() -> Net:
+    net = Net(opset=24, ir_version=11)
+    x = net.input("x", (2, 5, 8))
+    q, k = (dense(net, x, 8, 24) for _ in range(2))
+    v = dense(net, x, 8, 24, constant=dict.fromkeys(columns(6, 1), 0.5))
+    mask = np.ones((5, 5), bool)
+    mask[2] = False
+    t = net.op("Attention", q, k, v, net.const(mask), q_num_heads=4, kv_num_heads=4)
+    return shaped(net, dense(net, t, 24, 8), 2, 5, 8)
+
+
 @TRAPS.add(None, "scores are an output, so every head stays")
 def onnx_attention_scores_read() -> Net:
     net = attention("Attention", zero_v=columns(6, 1))

@@ -11,9 +11,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..graph.view import edge
+from ..graph.view import Shape, edge
 from ..ops.broadcast import collapsible
-from ..ops.fact import Fact
+from ..ops.fact import Fact, constant
 from ..ops.rule import Context
 
 MAX_ELEMENTS = 1 << 16
@@ -31,10 +31,12 @@ def collapse_branches(context: Context) -> dict[str, str]:
     replaced: dict[str, str] = {}
     for node in graph.nodes:
         inputs = list(node.inputs)
-        for index in collapsible(node, context):
+        for index, full in collapsible(node, context).items():
             name = node.inputs[index]
-            fact = context.fact(name)
+            fact = _stretched(context.fact(name), context.shape(node.outputs[0])) if full else context.fact(name)
             if fact is None or name in constant_only or fact.value.size > MAX_ELEMENTS:
+                if full:  # then no operand gives the output its shape
+                    break
                 continue
             inputs[index] = _constant(context, name, node.index, index, fact)
             replaced[inputs[index]] = name
@@ -43,14 +45,27 @@ def collapse_branches(context: Context) -> dict[str, str]:
     for name in graph.outputs:
         fact, giver = _known_output(name, context), graph.producer.get(name)
         if fact is not None and giver is not None and name not in constant_only:
-            new = _constant(context, name, giver.index, 0, fact)
+            whole = _stretched(fact, context.shape(name))
+            spread = graph.model.opset >= 8 and whole is not None and whole.value.size > fact.value.size + fact.rank
+            inputs = [_constant(context, name, giver.index, 0, fact if spread or whole is None else whole)]
+            replaced[inputs[0]] = name
+            if spread and whole is not None:  # smaller than the value at its whole shape
+                size = constant(np.array(whole.value.shape, np.int64))
+                inputs.append(_constant(context, name, giver.index, 1, size))
+            op = "Expand" if spread else "Identity"
             graph.nodes[giver.index] = replace(
-                giver, op="Identity", domain="", inputs=(new,), outputs=(name,), captured=(), select=None
+                giver, op=op, domain="", inputs=tuple(inputs), outputs=(name,), captured=(), select=None
             )
-            replaced[new] = name
     if replaced:
         graph.forget_wiring()
     return replaced
+
+
+def _stretched(fact: Fact | None, shape: Shape | None) -> Fact | None:
+    """The fact of a tensor that is broadcast to a shape, at that shape; None where it is not known."""
+    if fact is None or shape is None or fact.rank > len(shape):
+        return None
+    return fact.map(lambda a: a.reshape((1,) * (len(shape) - a.ndim) + a.shape)).expand(shape)
 
 
 def _constant(context: Context, name: str, node: int, index: int, fact: Fact) -> str:
@@ -65,7 +80,7 @@ def _constant(context: Context, name: str, node: int, index: int, fact: Fact) ->
 
 
 def _known_output(name: str, context: Context) -> Fact | None:
-    """What is known of an output of the graph, at its full shape, where it can stand for the node that gives it."""
+    """What is known of an output of the graph, where that can stand for the node that gives it."""
     node, fact, shape = context.graph.producer.get(name), context.fact(name), context.shape(name)
     if node is None or fact is None or shape is None or not fact.all_known or not context.graph.is_float(name):
         return None
@@ -73,4 +88,4 @@ def _known_output(name: str, context: Context) -> Fact | None:
     if any(o in context.graph.consumers or o in context.graph.outputs for o in others):
         return None
     full = fact.expand(shape)
-    return full if full is not None and full.value.size <= MAX_ELEMENTS else None
+    return fact if full is not None and full.value.size <= MAX_ELEMENTS else None

@@ -376,37 +376,42 @@ register(Cast(operands=1), "Cast", "CastLike")
 register(Alias(operands=1), "Identity", "Dropout")
 
 
-def collapsible(node: Node, context: Context) -> list[int]:
+def collapsible(node: Node, context: Context) -> dict[int, bool]:
     """Operands of a broadcasting node that are known everywhere and computed from the graph's inputs.
 
     Such a branch is a constant addend, factor or the like: it can leave the graph where another operand provably
-    has the output's full shape.
+    has the output's full shape, or where it takes that shape itself because all operands are known.
+
+    Returns:
+        For each of them, whether it has to have the output's full shape.
     """
     rule = rule_for(node)
     if not isinstance(rule, Broadcast) or rule.count is not None or len(node.inputs) < 2:
-        return []
+        return {}
     if not context.graph.is_float(node.outputs[0]):
-        return []
+        return {}
     shape = context.shape(node.outputs[0])
     if shape is None:
-        return []
+        return {}
 
     def full(own: Shape | None) -> bool:
         return own is not None and len(own) == len(shape) and all(map(same, own, shape))
 
     data = [i for i, name in enumerate(node.inputs) if name]
     sizes = [context.shape(name) for name in node.inputs]
-    found: list[int] = []
-    for index in data:
-        name = node.inputs[index]
-        fact, left = context.fact(name), context.fact_within(name)
-        if name in context.graph.constants or fact is None or left is None or not left.all_known:
-            continue
+    found: dict[int, bool] = {}
+    known = [i for i in data if (left := context.fact_within(node.inputs[i])) is not None and left.all_known]
+    rest = [i for i in known if node.inputs[i] not in context.graph.constants]
+    for index in rest:
+        fact = context.fact(node.inputs[index])
         if isinstance(rule, PRelu) and index == 0:
             continue
-        if any(full(sizes[i]) for i in data if i != index):
-            found.append(index)
+        if fact is not None and any(full(sizes[i]) for i in data if i != index):
+            found[index] = False
             sizes[index] = fact.value.shape
+    left_over = [i for i in rest if i not in found]
+    if known == data and left_over:
+        found |= {index: index == left_over[0] for index in left_over}
     return found
 
 

@@ -30,6 +30,9 @@ OFF = 1e-4
 """How far a known value may be from the claim, relative to the tensor's largest: the original's own rounding, which a
 normalization raises by 1 / sqrt(epsilon), some 300 times. A wrong claim is off by the size of the values."""
 
+OFF_HALF = 1e-2
+"""The same for 16-bit floats: ten of their roundings."""
+
 
 class Claim(Protocol):
     """Slices of a tensor along an axis."""
@@ -218,6 +221,7 @@ def _values(
         array = arrays.get(claim.tensor)
         if array is None or not array.size or array.dtype.kind != "f":
             continue
+        limit = OFF_HALF if array.dtype.itemsize == 2 else OFF
         for axis, indices in kept.get(claim.tensor, {}).items():
             if axis != claim.axis:
                 array = array.take(indices, axis)
@@ -228,6 +232,6 @@ def _values(
         scale = float(np.nanmax(np.abs(array))) or 1.0
         difference = float(np.abs(there - np.array(claim.values)[:, None]).max(initial=0.0)) / scale
         off = max(off, difference)
-        if difference > OFF:
+        if difference > limit:
             wrong.append(f"channels of `{claim.tensor}` differ from their known value by {difference:.1e}")
     return off, wrong

@@ -183,8 +183,9 @@ def test_an_output_keeps_its_shape() -> None:
 
 
 def test_an_operator_without_a_rule_is_named() -> None:
-    net = chain(lambda net, t: net.op("Own", t, domain="com.example", name="own"))
-    ((holder, reason),) = stays(plan_of(net)).values()
+    found = onnxshrink.inspect(chain(lambda net, t: net.op("Own", t, domain="com.example", name="own")).model())
+    assert isinstance(found, Inspection)
+    ((holder, reason),) = stays(found.plan).values()
     assert holder == "Own `node_own`"
     assert "no rule for this operator" in reason
 

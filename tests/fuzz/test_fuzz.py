@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import onnx
 import pytest
@@ -13,10 +14,13 @@ from onnxshrink.ops.conv import Convolution
 from onnxshrink.ops.interval import monotone
 from tests.zoo import oracle
 
-from .campaign import Tally, run_seed
+from .campaign import Tally, examined, run_seed
 from .equality import feeds, worlds
 from .generate import make, random_model
+from .oracles import Options
 from .shrinker import shrink
+
+Fault = Callable[[pytest.MonkeyPatch], None]
 
 
 def assert_clean(tally: Tally) -> None:
@@ -84,15 +88,25 @@ def onnx_node(op: str):  # type: ignore[no-untyped-def]
     return build(Model(onnx.parser.parse_model(text))).nodes[0]
 
 
-@pytest.mark.parametrize("fault", [forgotten_tie, ignored_padding, wrong_bound])
-def test_a_fault_is_found_and_shrunk(fault, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+FAULTS = [(forgotten_tie, 12), (ignored_padding, 4), (wrong_bound, 94)]
+"""Faults, and the seed from which on they are looked for."""
+
+
+@pytest.mark.parametrize(("fault", "first"), FAULTS)
+def test_a_fault_is_found(fault: Fault, first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    fault(monkeypatch)
+    assert any(examined(random_model(seed), Options.of(seed)).findings for seed in range(first, first + 60))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("fault", "first"), FAULTS)
+def test_a_fault_is_shrunk(fault: Fault, first: int, monkeypatch: pytest.MonkeyPatch) -> None:
     fault(monkeypatch)
     tally = Tally()
-    for seed in range(200):
-        run_seed(seed, tally, shrink_for=15)
+    for seed in range(first, first + 60):
+        run_seed(seed, tally)
         if tally.findings:
             break
-    assert tally.findings, "the fault was not found"
     minimal = onnx.parser.parse_model(tally.findings[0]["text"])
     assert len(minimal.graph.node) <= 8, tally.findings[0]["text"]
 

@@ -78,3 +78,35 @@ def resize_part_of_the_image() -> Net:
         return net.op("Resize", t, part, scales, coordinate_transformation_mode="tf_crop_and_resize", mode="linear")
 
     return chain(middle)
+
+
+def constant_features(net: Net) -> str:
+    """[2, 8] of which DEAD hold a constant each, made by a Gemm(6, 8); one of them costs 6 + 1 parameters."""
+    weight, bias = net.normal(6, 8), net.normal(8)
+    weight[:, list(DEAD)] = 0
+    return net.known(net.op("Gemm", net.input("x", (2, 6)), net.const(weight), net.const(bias)), DEAD)
+
+
+@TRAPS.add(3 * (6 + 1 + 4), "a Gemm whose bias counts nothing cannot take constants into it: a carrier stays")
+def gemm_beta_zero() -> Net:
+    net = Net()
+    t = constant_features(net)
+    return net.output(net.op("Gemm", t, net.const(net.normal(8, 4)), net.const(net.normal(4)), beta=0.0, name="y"))
+
+
+@TRAPS.add(
+    3 * (6 + 1 + 4), "a product that two nodes read cannot leave constants to the Add behind it: a carrier stays"
+)
+def matmul_read_beside_its_bias() -> Net:
+    net = Net()
+    product = net.op("MatMul", constant_features(net), net.const(net.normal(8, 4)))
+    net.output(net.op("Add", product, net.const(net.normal(4)), name="y"))
+    return net.output(net.op("Tanh", product, name="z"))
+
+
+@TRAPS.add(4 * (6 + 1 + 4), "a Gemm that doubles its bias takes half of the constants into it")
+def gemm_beta_two() -> Net:
+    net = Net()
+    t = constant_features(net)
+    factors = {"alpha": 0.5, "beta": 2.0}
+    return net.output(net.op("Gemm", t, net.const(net.normal(8, 4)), net.const(net.normal(4)), name="y", **factors))

@@ -48,6 +48,8 @@ def says(rule: Rule) -> str:
     """What the table says of a rule: the reason of a barrier, else the first sentence of its documentation."""
     if rule.barrier:
         return rule.reason[:1].upper() + rule.reason[1:] + "."
+    if rule.about:
+        return rule.about + "."
     text = " ".join((inspect.getdoc(type(rule)) or "").split("\n\n")[0].split())
     return text.split(". ")[0].rstrip(".") + "."
 

@@ -7,6 +7,7 @@ import pytest
 from onnx import numpy_helper
 
 import onnxshrink
+from onnxshrink.ops import interval
 from onnxshrink.ops.fact import Fact, collapse, slices
 from tests.zoo.net import Net
 from tests.zoo.trap import chain
@@ -47,3 +48,43 @@ def test_training_dropout_is_left_alone() -> None:
     net = chain(middle, still_known=False)
     net.initializers.append(numpy_helper.from_array(np.array(True), "training"))
     assert not onnxshrink.optimize(net.model(), align=1, negligible=0, verify=False).changed
+
+
+class Stub:
+    """As much of a node as limits look at."""
+
+    def __init__(self, count: int, **attributes: float):
+        self.inputs, self.attributes = ("x",) * count, attributes
+
+    def attr(self, name: str, default: object = None) -> object:
+        return self.attributes.get(name, default)
+
+
+def leaky_relu(x: np.ndarray, alpha: float) -> np.ndarray:
+    return np.where(x < 0, alpha * x, x)
+
+
+FUNCTIONS = {
+    "add": (interval.add, 2, {}, np.add),
+    "sub": (interval.sub, 2, {}, np.subtract),
+    "mul": (interval.mul, 2, {}, np.multiply),
+    "maximum": (interval.maximum, 2, {}, np.maximum),
+    "minimum": (interval.minimum, 2, {}, np.minimum),
+    "leaky": (interval.leaky, 1, {"alpha": 0.3}, lambda x: leaky_relu(x, 0.3)),
+    "leaky, flat": (interval.leaky, 1, {"alpha": 0.0}, lambda x: leaky_relu(x, 0.0)),
+    "clip": (interval.clip, 1, {"min": -0.5, "max": 0.7}, lambda x: np.clip(x, -0.5, 0.7)),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_limits_hold_and_are_reached(name: str) -> None:
+    """Against the function itself on a grid that holds the ends of both intervals."""
+    limits, count, attributes, function = FUNCTIONS[name]
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        ends = np.sort(rng.choice([-2.0, -1.0, -0.3, 0.0, 0.4, 1.0, 3.0], (count, 2)), axis=1)
+        grids = np.meshgrid(*(np.linspace(*pair, 5) for pair in ends))
+        values = function(*grids)
+        low, high = limits(Stub(count, **attributes), [(np.array(a), np.array(b)) for a, b in ends])
+        assert values.min() - 1e-5 <= low <= values.min()
+        assert values.max() <= high <= values.max() + 1e-5

@@ -45,6 +45,7 @@ class Passing(Rule):
     Args:
         ways: which axes run side by side; an output axis where any of its inputs has another size is pinned.
         family: one of FAMILIES.
+        about: what the table of operators says.
         keeps: what is known of the first output where all of `data` are known along the axes that pass.
         data: inputs that the first output's values come from.
         strict: inputs that are read wherever they are kept.
@@ -54,13 +55,15 @@ class Passing(Rule):
         self,
         ways: Ways,
         family: str,
+        about: str,
         *,
         keeps: int = NOTHING,
         data: tuple[int, ...] = (0,),
         strict: tuple[int, ...] = (),
     ):
         super().__init__()
-        self._ways, self.family, self.keeps, self.data, self.strict = ways, family, keeps, data, strict
+        self._ways, self.family, self.about = ways, family, about
+        self.keeps, self.data, self.strict = keeps, data, strict
 
     def ways(self, node: Node, context: Context) -> list[Way]:
         """The ways whose axes have provably equal sizes."""
@@ -326,22 +329,101 @@ class Bits(Broadcast):
         return [collapse(Fact(result[0], np.array(fact.known)))]
 
 
-register(Passing(_but_operand, "reduction", keeps=ZERO), "CumSum")
-register(CumulativeProduct(_but_operand, "reduction", keeps=ZERO), "CumProd")
-register(Passing(_but_axis(-1, outputs=2), "reduction", keeps=VALUES), "TopK")
-register(Passing(besides(-1, -2), "reduction", keeps=ZERO), "Det")
-register(Passing(besides(-1, -2), "movement", keeps=ZERO), "Trilu")
-register(Passing(_but_sequence, "movement", keeps=VALUES, strict=(1,)), "ReverseSequence")
-register(Passing(_but_signal, "reduction", keeps=ZERO), "DFT")
+register(
+    Passing(_but_operand, "reduction", "The axis that is summed along stays whole, the others pass", keeps=ZERO),
+    "CumSum",
+)
+register(
+    CumulativeProduct(
+        _but_operand,
+        "reduction",
+        "The axis that is multiplied along stays whole, the others pass; zeros stay zeros unless it starts with a one of its own",
+        keeps=ZERO,
+    ),
+    "CumProd",
+)
+register(
+    Passing(
+        _but_axis(-1, outputs=2), "reduction", "The axis that is sorted stays whole, the others pass", keeps=VALUES
+    ),
+    "TopK",
+)
+register(Passing(besides(-1, -2), "reduction", "The last two axes are one matrix, the others pass", keeps=ZERO), "Det")
+register(Passing(besides(-1, -2), "movement", "The last two axes are one matrix, the others pass", keeps=ZERO), "Trilu")
+register(
+    Passing(_but_sequence, "movement", "Batch and time stay whole, the other axes pass", keeps=VALUES, strict=(1,)),
+    "ReverseSequence",
+)
+register(
+    Passing(
+        _but_signal,
+        "reduction",
+        "The axis of the signal and that of real and imaginary parts stay whole, the others pass",
+        keeps=ZERO,
+    ),
+    "DFT",
+)
 register(ShortTimeTransform(lambda node, context: [Way(0, 0, 0, 0)], "reduction", keeps=ZERO), "STFT")
 # ONNX Runtime divides by the deviation alone: what is constant becomes NaN, not zero as the specification says
-register(Passing(_but_statistics, "normalization"), "MeanVarianceNormalization")
-register(Passing(_elements(2), "movement", keeps=VALUES, strict=(1,)), "GatherElements")
-register(Passing(_elements(3), "movement", keeps=ZERO, data=(0, 2), strict=(1,)), "ScatterElements", "Scatter")
-register(Passing(_gather_nd, "movement", keeps=VALUES, strict=(1,)), "GatherND")
-register(Passing(_scatter_nd, "movement", keeps=ZERO, data=(0, 2), strict=(1,)), "ScatterND")
-register(Passing(_cache, "movement", keeps=ZERO, data=(0, 1), strict=(2,)), "TensorScatter")
-register(Passing(_one_hot, "movement"), "OneHot")
+register(
+    Passing(_but_statistics, "normalization", "The axes of the statistics stay whole, the others pass"),
+    "MeanVarianceNormalization",
+)
+register(
+    Passing(
+        _elements(2),
+        "movement",
+        "The axis that is gathered along stays whole, the others pass in data and indices together",
+        keeps=VALUES,
+        strict=(1,),
+    ),
+    "GatherElements",
+)
+register(
+    Passing(
+        _elements(3),
+        "movement",
+        "The axis that is scattered along stays whole, the others pass in data, indices and updates together",
+        keeps=ZERO,
+        data=(0, 2),
+        strict=(1,),
+    ),
+    "ScatterElements",
+    "Scatter",
+)
+register(
+    Passing(
+        _gather_nd,
+        "movement",
+        "Axes that indices address stay whole, what they fetch passes",
+        keeps=VALUES,
+        strict=(1,),
+    ),
+    "GatherND",
+)
+register(
+    Passing(
+        _scatter_nd,
+        "movement",
+        "Axes that indices address stay whole, what they place passes",
+        keeps=ZERO,
+        data=(0, 2),
+        strict=(1,),
+    ),
+    "ScatterND",
+)
+register(
+    Passing(
+        _cache,
+        "movement",
+        "The axis that is written along stays whole, the others pass in cache and update together",
+        keeps=ZERO,
+        data=(0, 1),
+        strict=(2,),
+    ),
+    "TensorScatter",
+)
+register(Passing(_one_hot, "movement", "The new axis stays whole, those of the indices pass"), "OneHot")
 register(Compress(), "Compress")
 register(EyeLike(), "EyeLike")
 register(Product(), "SwiGLU")

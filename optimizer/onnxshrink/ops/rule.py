@@ -205,10 +205,12 @@ class Rule:
 
     Attributes:
         family: one of FAMILIES; the operator table is ordered by it.
+        about: what the table of operators says, where that is not the first sentence of the documentation.
         reason: of a barrier: why nothing is cut through it.
     """
 
     family = "barrier"
+    about = ""
     reason = "no rule for this operator"
 
     def __init__(self, reason: str = ""):
@@ -279,7 +281,7 @@ def register(rule: Rule, *operators: str, domain: str = "") -> Rule:
 
 def registered() -> dict[tuple[str, str], Rule]:
     """All rules by (domain, operator), without those for what the package itself makes of a graph."""
-    return {key: rule for key, rule in _RULES.items() if key != SELECTION}
+    return {key: rule for key, rule in _RULES.items() if key not in (SELECTION, REORDERING)}
 
 
 def rule_for(node: Node) -> Rule:

@@ -28,7 +28,7 @@ def _sampled(node: Node, context: Context) -> list[Way]:
     return [Way(0, 1, 0, 1), Way(0, 0, 0, 0), Way(1, 0, 0, 0)]
 
 
-_AT_BORDER, _IN_ZEROS = (Passing(_sampled, "pool", keeps=keeps) for keeps in (CONSTANT, ZERO))
+_AT_BORDER, _IN_ZEROS = (Passing(_sampled, "pool", "", keeps=keeps) for keeps in (CONSTANT, ZERO))
 
 
 def _regions(node: Node, context: Context) -> list[Way]:
@@ -189,10 +189,17 @@ class DeformConv(Carried):
         return {0: demand, **rest}
 
 
-register(GridSample(_sampled, "pool", keeps=NOTHING), "GridSample")
-register(Passing(_regions, "pool", keeps=ZERO, strict=(1, 2)), "RoiAlign")
-register(Passing(_regions, "pool", keeps=ZERO, strict=(1,)), "MaxRoiPool")
-register(Passing(_causal, "contraction", keeps=ZERO, data=(0, 2, 3)), "CausalConvWithState")
+register(GridSample(_sampled, "pool", "The grid is one for all channels, which pass", keeps=NOTHING), "GridSample")
+register(
+    Passing(_regions, "pool", "Channels pass; regions are the same for all", keeps=ZERO, strict=(1, 2)), "RoiAlign"
+)
+register(
+    Passing(_regions, "pool", "Channels pass; regions are the same for all", keeps=ZERO, strict=(1,)), "MaxRoiPool"
+)
+register(
+    Passing(_causal, "contraction", "Channels pass with their taps and their state", keeps=ZERO, data=(0, 2, 3)),
+    "CausalConvWithState",
+)
 register(CenterCropPad(), "CenterCropPad")
 register(Col2Im(), "Col2Im")
 register(DeformConv(), "DeformConv")

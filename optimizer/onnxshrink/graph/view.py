@@ -143,13 +143,13 @@ class Graph:
 
     @cached_property
     def constant_only(self) -> set[str]:
-        """Constants, and tensors computed from constants alone, such as a gate given as Sigmoid(parameter)."""
-        found = set(self.constants)
+        """Constants, and tensors computed from the file's alone, such as a gate given as Sigmoid(parameter)."""
+        own = {name for name in self.constants if not self.source.get(name, "").endswith("@known")}
         for node in self.nodes:
             names = [n for n in node.inputs if n]
-            if names and not node.captured and all(n in found for n in names):
-                found |= {o for o in node.outputs if o}
-        return found
+            if names and not node.captured and all(n in own for n in names):
+                own |= {o for o in node.outputs if o}
+        return own | set(self.constants)
 
     def is_float(self, tensor: str) -> bool:
         dtype = self.dtypes.get(tensor)

@@ -363,7 +363,10 @@ register(
     ),
     "DFT",
 )
-register(ShortTimeTransform(lambda node, context: [Way(0, 0, 0, 0)], "reduction", keeps=ZERO), "STFT")
+register(
+    ShortTimeTransform(lambda node, context: [Way(0, 0, 0, 0)], "reduction", "Signals of a batch pass", keeps=ZERO),
+    "STFT",
+)
 # ONNX Runtime divides by the deviation alone: what is constant becomes NaN, not zero as the specification says
 register(
     Passing(_but_statistics, "normalization", "The axes of the statistics stay whole, the others pass"),

@@ -45,7 +45,12 @@ class CenterCropPad(Passing):
     """CenterCropPad: axes that it does not name, or that have the size that it asks for, pass."""
 
     def __init__(self) -> None:
-        super().__init__(self._passing, "movement", keeps=ZERO)
+        super().__init__(
+            self._passing,
+            "movement",
+            "Axes that it does not name, or that have the size that it asks for, pass",
+            keeps=ZERO,
+        )
 
     @staticmethod
     def _named(node: Node, context: Context) -> list[int]:

@@ -337,7 +337,7 @@ register(
     CumulativeProduct(
         _but_operand,
         "reduction",
-        "The axis that is multiplied along stays whole, the others pass; zeros stay zeros unless it starts with a one of its own",
+        "The axis that is multiplied along stays whole, the others pass; zeros stay zeros where it begins with no one",
         keeps=ZERO,
     ),
     "CumProd",

@@ -22,7 +22,8 @@ def convolution(m: Maker) -> None:
     channels, dims = x.shape[1], x.rank - 2
     group = m.choice([g for g in (1, 2, 3, 4, channels) if channels % g == 0]) if m.chance(0.35) else 1
     outputs = group * m.integer(1, max(1, 10 // group))
-    kernel = [m.choice([k for k in (1, 1, 2, 3) if k <= size]) for size in x.shape[2:]] if m.chance(0.7) else [1] * dims
+    sizes = [min(shape[2 + a] for shape in x.shapes) for a in range(dims)]
+    kernel = [m.choice([k for k in (1, 1, 2, 3) if k <= size]) for size in sizes] if m.chance(0.7) else [1] * dims
     weight = m.weight(
         outputs, channels // group, *kernel, fan_in=channels // group * int(np.prod(kernel)), planted=(0, 1)
     )
@@ -40,7 +41,7 @@ def convolution(m: Maker) -> None:
         attributes["pads"] = [k // 2 for k in kernel] * 2 if m.chance(0.7) else _even(2 * dims, 0, 1, m)
     if m.chance(0.25):
         attributes["strides"] = _even(dims, 1, 2, m)
-    room = all(2 * k - 1 <= size for shape in x.shapes for k, size in zip(kernel, shape[2:], strict=True))
+    room = all(2 * k - 1 <= size for k, size in zip(kernel, sizes, strict=True))
     if m.chance(0.15) and attributes.get("auto_pad") is None and room:
         attributes["dilations"] = _even(dims, 1, 2, m)
     m.op("Conv", *operands, **attributes)
@@ -128,14 +129,18 @@ def pool(m: Maker) -> None:
     op = m.choice(["MaxPool", "AveragePool", "AveragePool", "LpPool"])
     kernel = [m.choice([k for k in (1, 2, 3) if k <= min(s[2 + a] for s in x.shapes)]) for a in range(dims)]
     attributes: dict[str, object] = {"kernel_shape": kernel}
-    if m.chance(0.5):
-        attributes["strides"] = _even(dims, 1, 2, m)
+    strides = _even(dims, 1, 2, m) if m.chance(0.5) else [1] * dims
+    attributes["strides"] = strides
     if m.chance(0.4):
         attributes["pads"] = [k // 2 for k in kernel] * 2
+    elif (
+        m.chance(0.2)
+        and (op != "LpPool" or m.opset >= 18)
+        and all(k >= s for k, s in zip(kernel, strides, strict=True))
+    ):
+        attributes["ceil_mode"] = 1  # a last window that begins in the padding is counted by some, dropped by others
     if op == "AveragePool" and m.chance(0.5):
         attributes["count_include_pad"] = 1
-    elif m.chance(0.2) and (op != "LpPool" or m.opset >= 18):  # with both, inference and runtime disagree
-        attributes["ceil_mode"] = 1
     if op == "MaxPool" and m.chance(0.1):
         m.ops("MaxPool", x, count=2, **attributes)
     else:

@@ -27,9 +27,10 @@ def test_other_floats(dtype: type) -> None:
 
 
 def test_zeros() -> None:
-    zero, tiny = np.zeros(3, np.float32), np.full(3, 1e-30, np.float32)
+    zero, tiny, denormal = np.zeros(3, np.float32), np.full(3, 1e-30, np.float32), np.full(3, 1e-43, np.float32)
     assert difference(zero, zero).relative == 0
-    assert difference(zero, tiny).relative == math.inf
+    assert difference(zero, tiny).relative > 1e6
+    assert difference(zero, denormal).relative < 1e-5, "a runtime may flush it to zero"
 
 
 def test_places_of_nan_and_infinity() -> None:

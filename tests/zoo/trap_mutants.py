@@ -110,3 +110,34 @@ def gemm_beta_two() -> Net:
     t = constant_features(net)
     factors = {"alpha": 0.5, "beta": 2.0}
     return net.output(net.op("Gemm", t, net.const(net.normal(8, 4)), net.const(net.normal(4)), name="y", **factors))
+
+
+@TRAPS.add(0, "filters that read a channel with one tap read it")
+def one_tap() -> Net:
+    net = Net()
+    t = net.op("Relu", net.conv(net.input("x", (2, 3, 8, 8)), 3, 8))
+    weight = net.filters(8, 4, 3)
+    weight[:, 2] *= np.eye(3)[1].reshape(3, 1) * np.eye(3)[0]
+    return net.output(net.op("Conv", t, net.const(weight), pads=[1] * 4, name="y"))
+
+
+@TRAPS.add(None, "channels that a gate closes are kept for a sum: what they hold may not become NaN on the way")
+def square_root_before_a_gate() -> Net:
+    """The dead rows of the second layer read one channel of the first and have a bias below zero: without that
+    channel they are negative, and 0 times their square root is no zero.
+    """
+    net = Net()
+    x = net.input("x", (2, 3, 8, 8))
+    weight, bias = net.filters(3, 8, 1), net.normal(8)
+    weight[5], bias[5] = weight[5] / 10, 4.0
+    t = net.op("Sigmoid", net.op("Conv", x, net.const(weight), net.const(bias)))
+    weight, bias = np.abs(net.filters(8, 8, 1)), np.full(8, 0.1)
+    weight[:, 5] = 0
+    weight[list(DEAD)] = 0
+    weight[list(DEAD), 5], bias[list(DEAD)] = 5.0, -1.0
+    t = net.op("Sqrt", net.op("Conv", t, net.const(weight), net.const(bias)))
+    gate = np.ones((8, 1, 1))
+    gate[list(DEAD)] = 0
+    gated = net.op("Mul", t, net.const(gate))
+    total = net.op("Add", gated, net.conv(x, 3, 8, 1))
+    return net.output(net.conv(total, 8, 4, 1, name="y"))

@@ -56,6 +56,7 @@ def collapse_branches(context: Context) -> dict[str, str]:
             graph.nodes[giver.index] = replace(
                 giver, op=op, domain="", inputs=tuple(inputs), outputs=(name,), captured=(), select=None
             )
+            graph.forget_wiring()  # another output of a node that gave two may stand alone now
     if replaced:
         graph.forget_wiring()
     return replaced

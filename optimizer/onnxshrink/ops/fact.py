@@ -116,6 +116,10 @@ def collapse(fact: Fact | None) -> Fact | None:
     return fact.map(shrink)
 
 
+def _lengths(fact: Fact, axis: int) -> tuple[int, int]:
+    return fact.value.shape[axis], fact.known.shape[axis]
+
+
 def slices(fact: Fact | None, axis: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     """What is known slice by slice along one axis.
 
@@ -123,8 +127,8 @@ def slices(fact: Fact | None, axis: int, size: int) -> tuple[np.ndarray, np.ndar
         uniform [size]: all elements of the slice are known and have one value;
         value [size] float64: that value where uniform, else 0.
     """
-    if fact is None or fact.rank == 0 or fact.value.size == 0:
-        no = np.zeros(size, bool)
+    if fact is None or fact.rank == 0 or fact.value.size == 0 or not {*_lengths(fact, axis)} <= {1, size}:
+        no = np.zeros(size, bool)  # of an axis whose length nobody inferred there are no slices to speak of
         return no, np.zeros(size)
     others = tuple(a for a in range(fact.rank) if a != axis)
     known = np.broadcast_to(fact.known.all(axis=others), (size,)).copy()

@@ -11,10 +11,15 @@ from typing import Any
 
 import numpy as np
 
+LEAST = 1.2e-38
+"""The smallest normal bfloat16 and float32: a runtime may flush to zero what is smaller."""
+
 
 @dataclass(frozen=True)
 class Difference:
-    """`absolute`: the largest |a - b|, at `index`; `scale`: max|a|; `mismatch`: why no number says it, or None."""
+    """`absolute`: the largest |a - b|, at `index`; `scale`: max|a|, but no less than the type's smallest normal number;
+    `mismatch`: why no number says it, or None.
+    """
 
     absolute: float = 0.0
     scale: float = 0.0
@@ -41,6 +46,7 @@ def difference(a: np.ndarray, b: np.ndarray) -> Difference:
         return Difference()
     if not is_float(a):
         return _discrete(a, b)
+    least = float(np.finfo(a.dtype).tiny) if a.dtype.kind == "f" else LEAST
     a, b = _wide(a), _wide(b)
     with np.errstate(all="ignore"):
         apart = np.abs(a - b)
@@ -56,7 +62,7 @@ def difference(a: np.ndarray, b: np.ndarray) -> Difference:
         else:
             scale = float(np.abs(a).max())
     where = int(apart.argmax())
-    return Difference(float(apart.reshape(-1)[where]), scale, _place(where, a.shape))
+    return Difference(float(apart.reshape(-1)[where]), max(scale, least), _place(where, a.shape))
 
 
 def is_float(a: np.ndarray) -> bool:

@@ -102,6 +102,11 @@ def _fill_value(node: onnx.NodeProto, facts: Facts) -> np.ndarray:
     return _array([numpy_helper.to_array(value).item() if value is not None else 0.0] * math.prod(shape), shape)
 
 
+def _product_value(node: onnx.NodeProto, facts: Facts) -> np.ndarray | None:
+    x = _get(node, facts, 0)
+    return _array([math.prod(x)], (1,) * attribute(node, "keepdims", 1)) if x.ndim == 1 else None
+
+
 def _divide(a: Any, b: Any) -> Any:
     # ONNX Div truncates integers towards zero.
     return math.trunc(a / b) if isinstance(a, int) and isinstance(b, int) else a / b
@@ -121,7 +126,7 @@ VALUE_RULES: dict[str, Callable[[onnx.NodeProto, Facts], np.ndarray | None]] = {
     "Floor": lambda n, f: _array((float(math.floor(v)) for v in _get(n, f, 0).reshape(-1)), _get(n, f, 0).shape),
     "Ceil": lambda n, f: _array((float(math.ceil(v)) for v in _get(n, f, 0).reshape(-1)), _get(n, f, 0).shape),
     "Range": lambda n, f: np.arange(*(int(_get(n, f, i).item()) for i in range(3))).astype(object),
-    "ReduceProd": lambda n, f: _array([math.prod(_get(n, f, 0).reshape(-1))], (1,) * attribute(n, "keepdims", 1)),
+    "ReduceProd": _product_value,
     "Add": _pairwise(lambda a, b: a + b, 0),
     "Sub": _pairwise(lambda a, b: a - b, 0),
     "Mul": _pairwise(lambda a, b: a * b, 1),

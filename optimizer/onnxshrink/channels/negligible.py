@@ -15,12 +15,12 @@ import numpy as np
 
 from ..graph.view import Graph, Node
 from ..ops import rule_for
-from ..ops.attention import PackedAttention
 from ..ops.contraction import Contraction
 from ..ops.conv import Convolution
 from ..ops.einsum import Einsum
 from ..ops.fact import constant
 from ..ops.matmul import Multiplication
+from ..ops.packed_attention import PackedAttention
 from ..ops.recurrent import Recurrent
 from ..ops.rule import Context, free_slices
 from ..ops.spatial import DeformConv

@@ -16,21 +16,18 @@ from torch.fx import Node
 
 from ..errors import InputError
 from .augment import Gated, folded
-from .coupling import (
-    HANDLERS,
-    Labels,
-    Trace,
-    _addition,
-    _compress,
-    _concat,
-    _convolution,
-    _keeps_zero,
-    _linear,
-    _loses_zero,
-    _movement,
-    _product,
-    _spatial,
-    _transposed,
+from .coupling import HANDLERS, Labels, Trace, compress
+from .operators import (
+    addition,
+    concat,
+    convolution,
+    keeps_zero,
+    linear,
+    loses_zero,
+    movement,
+    product,
+    spatial,
+    transposed,
 )
 
 aten = torch.ops.aten
@@ -218,14 +215,14 @@ class Cutter:
         if tensors and len(lost) + len(fixed) == len(tensors):
             self._settle(node, handler, lost)
             return
-        if handler is _concat:
+        if handler is concat:
             parts: Any = node.args[0]
             left = [part for part in parts if part not in self.dead]
             self._joined(node, left)
             return
-        if handler in (_convolution, _transposed):
+        if handler in (convolution, transposed):
             self._convolution(node)
-        elif handler is _linear:
+        elif handler is linear:
             self._linear(node)
         elif node.target is aten.batch_norm.default:
             self._batch_norm(node)
@@ -257,11 +254,11 @@ class Cutter:
         """What reads nothing that is left is a constant: the bias, shifted and activated as the network does."""
         rank = node.meta["val"].dim()
         column = [1] * rank
-        if handler in (_convolution, _transposed, _linear):
+        if handler in (convolution, transposed, linear):
             if not lost:
                 raise self._indispensable(node)  # a constant plane is uneven behind a padded or transposed layer
             bias = self.trace.named(node.args[2]) if len(node.args) > 2 else None
-            axis = rank - 1 if handler is _linear else 1
+            axis = rank - 1 if handler is linear else 1
             column[axis] = -1
             value = self.sliced(bias) if bias is not None else torch.zeros(self._width(node, axis))
             self.constant[node] = value.reshape(column)
@@ -273,19 +270,19 @@ class Cutter:
             x = self.constant[node.args[0]]
             root = torch.sqrt(variance + float(node.args[7]))
             self.constant[node] = (x - mean.view(column)) / root.view(column) * scale.view(column) + shift.view(column)
-        elif node.target in (aten.dropout.default, aten.dropout_.default) or handler is _spatial:
+        elif node.target in (aten.dropout.default, aten.dropout_.default) or handler is spatial:
             self.constant[node] = self.constant[node.args[0]]
-        elif handler in (_keeps_zero, _loses_zero, _addition, _product):
+        elif handler in (keeps_zero, loses_zero, addition, product):
             arguments = fx.map_arg(node.args, self._known)
             self.constant[node] = node.target(*arguments, **node.kwargs)
-        elif handler is _movement and isinstance(node.meta["val"], Tensor):
+        elif handler is movement and isinstance(node.meta["val"], Tensor):
             target, arguments, keywords = self._resized(node, self.widths(node))
             x, *rest = fx.map_arg(arguments, lambda n: self._known(n) if n in self.constant else int(n.meta["val"]))
             source: Any = node.args[0]
             sizes = [int(size) for size in source.meta["val"].shape]
             for axis, mask in self.widths(source).items():
                 sizes[axis] = int(mask.sum())
-            self.constant[node] = _compress(target(x.expand(sizes).contiguous(), *rest, **keywords))
+            self.constant[node] = compress(target(x.expand(sizes).contiguous(), *rest, **keywords))
         else:
             raise self._indispensable(node)
 
@@ -365,7 +362,7 @@ class Cutter:
             return node.target, (x, axis, shape), node.kwargs
         if node.target in (aten.slice.Tensor, aten.select.int):
             return self._picked(node)
-        if isinstance(self.trace.labels[node], list) and HANDLERS.get(node.target) is _movement:
+        if isinstance(self.trace.labels[node], list) and HANDLERS.get(node.target) is movement:
             axis = int(rest[-1] if len(rest) > 1 else node.kwargs.get("dim", 0)) % x.meta["val"].dim()
             if axis in self.widths(x) and node.target is not aten.unbind.int:
                 sizes = [self._along(part.units, axis, size) for part, size in self._parts(node, axis)]

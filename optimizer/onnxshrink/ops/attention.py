@@ -9,6 +9,7 @@ zero answers with zeros.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,11 +18,9 @@ import onnx
 from onnx import helper, numpy_helper
 
 from ..graph.view import Node
-from .contraction import Contraction
 from .fact import Fact, collapse
 from .fused import DOMAIN, alike
-from .movement import parallel
-from .rule import Channels, Context, Cut, Demand, Rewrite, Rule, State, everything, free_slices, register
+from .rule import Context, Cut, Demand, Rewrite, Rule, State, everything, free_slices, register
 from .tie import Blocks, Port, Same, Tie
 
 
@@ -65,7 +64,7 @@ class Layout:
         return self.q.index.shape[1]
 
 
-def _runs(heads: int, *sizes: int, start: int = 0) -> np.ndarray:
+def runs(heads: int, *sizes: int, start: int = 0) -> np.ndarray:
     """Consecutive slices as [heads, *sizes]."""
     return start + np.arange(heads * int(np.prod(sizes))).reshape(heads, *sizes)
 
@@ -74,21 +73,21 @@ def lay_out(ports: Sequence[Port], heads: int, group: int, width: int, depth: in
     """The layout of separate axes of queries, keys, values and the output."""
     q, k, v, y = ports
     return Layout(
-        Part(q, _runs(heads, group, width)),
-        Part(k, _runs(heads, width)),
-        Part(v, _runs(heads, depth)),
-        Part(y, _runs(heads, group, depth)),
+        Part(q, runs(heads, group, width)),
+        Part(k, runs(heads, width)),
+        Part(v, runs(heads, depth)),
+        Part(y, runs(heads, group, depth)),
     )
 
 
-class Headwise(Rule):
+class Headwise(Rule, ABC):
     """What the fused attentions have in common; a node without a layout is pinned."""
 
     family = "attention"
 
+    @abstractmethod
     def layout(self, node: Node, context: Context) -> Layout | None:
         """Where the heads lie; None where the node is not understood."""
-        raise NotImplementedError
 
     def counts(self, heads: int, group: int) -> dict[str, int]:
         """The attributes that count heads, for so many key heads."""
@@ -260,7 +259,9 @@ class MultiHead(Headwise):
         if bias and context.rank(bias) != 1:
             return None
         exact = not node.input(4) and not node.input(5)
-        return Layout(layout.q, layout.k, layout.v, layout.y, _shared(node, 5, -3, layout, context), bias, False, exact)
+        return Layout(
+            layout.q, layout.k, layout.v, layout.y, shared_with(node, 5, -3, layout, context), bias, False, exact
+        )
 
     def stand_in(self, node: Node, context: Context) -> list[onnx.NodeProto] | None:
         if len(node.inputs) < 3 or not node.input(2) or (context.rank(node.input(2)) or 3) != 3:
@@ -268,14 +269,14 @@ class MultiHead(Headwise):
         return [alike(node, "Einsum", [node.proto.input[0], node.proto.input[2]], equation="bsd,blh->bsh")]
 
 
-def _shared(node: Node, index: int, axis: int, layout: Layout, context: Context) -> tuple[Part, ...]:
+def shared_with(node: Node, index: int, axis: int, layout: Layout, context: Context) -> tuple[Part, ...]:
     """The axis of an operand that has one slice for each query head; nothing where it is broadcast."""
     name = node.input(index)
     rank = context.rank(name) if name else None
     heads = layout.q.index.shape[0] * layout.group
     if rank is None or rank < -axis or context.size(name, axis) != heads or heads == 1:
         return ()
-    return (Part((name, axis % rank), _runs(layout.q.index.shape[0], layout.group)),)
+    return (Part((name, axis % rank), runs(layout.q.index.shape[0], layout.group)),)
 
 
 class GroupQuery(MultiHead):
@@ -300,15 +301,15 @@ class GroupQuery(MultiHead):
         if width * (queries + 2 * keys) != size or out != queries * width:
             return None
         layout = Layout(
-            Part((x, 2), _runs(keys, queries // keys, width)),
-            Part((x, 2), _runs(keys, width, start=queries * width)),
-            Part((x, 2), _runs(keys, width, start=(queries + keys) * width)),
-            Part((y, 2), _runs(keys, queries // keys, width)),
+            Part((x, 2), runs(keys, queries // keys, width)),
+            Part((x, 2), runs(keys, width, start=queries * width)),
+            Part((x, 2), runs(keys, width, start=(queries + keys) * width)),
+            Part((y, 2), runs(keys, queries // keys, width)),
         )
         return self.details(node, context, layout)
 
     def details(self, node: Node, context: Context, layout: Layout) -> Layout | None:
-        shared = _shared(node, 10, -3, layout, context) + _shared(node, 11, -1, layout, context)
+        shared = shared_with(node, 10, -3, layout, context) + shared_with(node, 11, -1, layout, context)
         return Layout(layout.q, layout.k, layout.v, layout.y, shared, whole=True)
 
     def stand_in(self, node: Node, context: Context) -> list[onnx.NodeProto] | None:
@@ -343,7 +344,7 @@ class Attention(MultiHead):
         return {"q_num_heads": heads * group, "kv_num_heads": heads}
 
     def details(self, node: Node, context: Context, layout: Layout) -> Layout | None:
-        shared = _shared(node, 3, -3, layout, context)
+        shared = shared_with(node, 3, -3, layout, context)
         return Layout(layout.q, layout.k, layout.v, layout.y, shared, exact=not node.input(3) and not node.input(6))
 
     def stand_in(self, node: Node, context: Context) -> list[onnx.NodeProto] | None:
@@ -438,204 +439,6 @@ def _silent(tensor: str, axis: int, context: Context) -> np.ndarray:
     return np.asarray(uniform & (value == 0))
 
 
-class PackedAttention(Headwise, Contraction):
-    """Attention of com.microsoft: [Q, K, V] = X W + b inside the node, W [input, q + k + v]."""
-
-    family = "attention"
-
-    def channels(self, node: Node, context: Context) -> Channels | None:
-        return Channels(2, (1, 2)) if context.rank(node.outputs[0]) == 3 else None
-
-    def layout(self, node: Node, context: Context) -> Layout | None:
-        x, w, y = node.inputs[0], node.inputs[1], node.outputs[0]
-        heads = int(node.attr("num_heads", 0))
-        columns, out = context.size(w, 1), context.size(y, 2)
-        bias = node.input(2)
-        if w not in context.graph.constants or columns is None or not heads or node.input(4) or node.input(6):
-            return None
-        if context.rank(x) != 3 or context.size(x, 2) != context.size(w, 0) or not context.graph.is_float(w):
-            return None
-        if bias and bias not in context.graph.constants:
-            return None
-        q, k, v = node.attr("qkv_hidden_sizes") or (columns // 3,) * 3
-        if q != k or q % heads or v % heads or q + k + v != columns or out != v:
-            return None
-        port = (w, 1)
-        layout = Layout(
-            Part(port, _runs(heads, 1, q // heads)),
-            Part(port, _runs(heads, k // heads, start=q)),
-            Part(port, _runs(heads, v // heads, start=q + k)),
-            Part((y, 2), _runs(heads, 1, v // heads)),
-        )
-        shared = _shared(node, 5, -3, layout, context)
-        exact = not node.input(3) and not node.input(5)
-        whole = bool(node.attr("do_rotary", 0))
-        return Layout(layout.q, layout.k, layout.v, layout.y, shared, "", whole, exact)
-
-    def _nonzero(self, node: Node, context: Context) -> np.ndarray:
-        weight = context.graph.constants[node.inputs[1]]
-        return np.asarray(context.derived(node.inputs[1], "nonzero", lambda: weight != 0))
-
-    def _added(self, node: Node, context: Context, values: np.ndarray) -> np.ndarray:
-        """What input features of these values [input] add to the projections, in float64."""
-        where = np.flatnonzero(values)
-        return np.asarray(values[where] @ context.graph.constants[node.inputs[1]][where].astype(np.float64))
-
-    def _projected(self, node: Node, context: Context) -> tuple[np.ndarray, np.ndarray]:
-        """(known to hold one value, that value) of each column of [Q, K, V]."""
-
-        def compute() -> tuple[np.ndarray, np.ndarray]:
-            uniform, value = free_slices(node.inputs[0], 2, context)
-            known = ~self._nonzero(node, context)[~uniform].any(axis=0)
-            total = self._added(node, context, value)
-            if node.input(2):
-                total = total + context.graph.constants[node.inputs[2]].astype(np.float64)
-            return known, total
-
-        found: tuple[np.ndarray, np.ndarray] = context.cached((node.index, "projected"), compute)
-        return found
-
-    def values(self, part: Part, layout: Layout, node: Node, context: Context) -> tuple[np.ndarray, np.ndarray]:
-        known, value = self._projected(node, context)
-        return part.of(known), part.of(value)
-
-    def ties(self, node: Node, context: Context) -> list[Tie]:
-        ties = super().ties(node, context)
-        if ties:
-            x, w = node.inputs[0], node.inputs[1]
-            ties.append(Same((x, 2), (w, 0)))
-            if node.input(2):
-                ties.append(Same((w, 1), (node.input(2), 0)))
-        return ties
-
-    def reads(self, node: Node, context: Context, state: State) -> dict[int, Demand | None]:
-        layout = self._layout(node, context)
-        if layout is None:
-            return Rule.reads(self, node, context, state)
-        if not all(mask.any() for mask in state.live(node.outputs[0])):
-            return {}
-        columns = np.zeros(context.size(node.inputs[1], 1) or 0, bool)
-        for part, need in zip((layout.q, layout.k, layout.v), self.needs(node, layout, context, state), strict=True):
-            columns[part.index] |= need
-        wanted = self._nonzero(node, context)[:, columns].any(axis=1)
-        free, _ = self.absorbs(node, context)
-        demand = everything(node.inputs[0], context)
-        demand[2] = wanted & ~(free & ~state.kept((node.inputs[0], 2)))
-        return {**{i: None for i, name in enumerate(node.inputs) if name}, 0: demand}
-
-    def absorbing_port(self, node: Node, context: Context) -> Port | None:
-        return None if self._layout(node, context) is None else (node.inputs[0], 2)
-
-    def read(self, node: Node, context: Context) -> np.ndarray:
-        return np.asarray(self._nonzero(node, context).any(axis=1))
-
-    def absorbs(self, node: Node, context: Context) -> tuple[np.ndarray, np.ndarray]:
-        uniform, _ = free_slices(node.inputs[0], 2, context)
-        return uniform, np.zeros_like(uniform)
-
-    def carriers(self, node: Node, context: Context, kept: np.ndarray) -> np.ndarray:
-        return np.array([-1])
-
-    def rewrite(self, node: Node, cut: Cut) -> Rewrite:
-        result = super().rewrite(node, cut)
-        context = cut.context
-        into, columns = cut.indices(node.inputs[0], 2), cut.indices(node.inputs[1], 1)
-        if self._layout(node, context) is None or into is None:
-            return result
-        uniform, value = free_slices(node.inputs[0], 2, context)
-        gone = uniform & (value != 0) & self.read(node, context)
-        gone[into] = False
-        if gone.any():
-            weight = context.graph.constants[node.inputs[1]]
-            total = self._added(node, context, np.where(gone, value, 0.0))
-            if node.input(2):
-                total = total + context.graph.constants[node.inputs[2]].astype(np.float64)
-            result.inputs[2] = (total if columns is None else total[columns]).astype(weight.dtype)
-        return result
-
-    def resize(self, node: Node, sizes: tuple[int, int, int], result: Rewrite) -> None:
-        if node.attr("qkv_hidden_sizes") is not None or sizes[0] != sizes[2]:
-            result.attributes["qkv_hidden_sizes"] = list(sizes)
-
-    def stand_in(self, node: Node, context: Context) -> list[onnx.NodeProto] | None:
-        columns = context.size(node.inputs[1], 1)
-        sizes = node.attr("qkv_hidden_sizes")
-        if columns is None:
-            return None
-        product = f"{node.proto.output[0]}@product"
-        multiplied = helper.make_node("MatMul", list(node.proto.input[:2]), [product])
-        return [multiplied, *sliced(node, product, sizes[2] if sizes else columns // 3)]
-
-
-class Rotary(Rule):
-    """RotaryEmbedding: pairs of columns of a head are rotated, so heads pass as a whole; zeros stay zeros.
-
-    Where it is the operator of com.microsoft, the cache may be the only one to say how large a head is.
-    """
-
-    family = "attention"
-
-    def _heads(self, node: Node, context: Context) -> int | None:
-        """Heads on the last axis of [batch, sequence, hidden]; None for other shapes or where they are not known."""
-        size = context.size(node.inputs[0], 2)
-        if context.rank(node.inputs[0]) != 3 or size is None:
-            return None
-        heads = int(node.attr("num_heads", 0))
-        if not heads and node.domain and not node.attr("rotary_embedding_dim", 0):
-            half = context.size(node.input(2), -1)
-            heads = size // (2 * half) if half else 0
-        return heads if heads and size % heads == 0 else None
-
-    def facts(self, node: Node, context: Context) -> list[Fact | None]:
-        fact, heads = context.fact(node.inputs[0]), self._heads(node, context)
-        rank = context.rank(node.inputs[0])
-        if fact is None or rank not in (3, 4):
-            return [None]
-        zero = fact.zero()
-        if rank == 4:
-            zero = np.asarray(zero.all(axis=3, keepdims=True))
-        elif zero.shape[2] > 1:
-            if heads is None:
-                return [None]
-            split = zero.reshape(*zero.shape[:2], heads, -1)
-            zero = np.broadcast_to(split.all(axis=-1, keepdims=True), split.shape).reshape(zero.shape)
-        return [collapse(Fact(np.zeros((1,) * rank, fact.value.dtype), zero))]
-
-    def ties(self, node: Node, context: Context) -> list[Tie]:
-        x, y, heads = node.inputs[0], node.outputs[0], self._heads(node, context)
-        if context.rank(x) == 4:
-            return parallel(x, y, context, (0, 2, 3))
-        if heads is None:
-            return []
-        runs = _runs(heads, (context.size(x, 2) or 0) // heads)
-        whole = np.ones(runs.shape, bool)
-        return [Blocks(((x, 2), (y, 2)), (runs, runs), (whole, whole))]
-
-    def reads(self, node: Node, context: Context, state: State) -> dict[int, Demand | None]:
-        live, heads = state.live(node.outputs[0]), self._heads(node, context)
-        if not all(mask.any() for mask in live):
-            return {}
-        demands: dict[int, Demand | None] = {i: None for i, name in enumerate(node.inputs) if name}
-        demand = everything(node.inputs[0], context)
-        if len(live) == len(demand) == 4 and live[1].size == demand[1].size:
-            demand[1] = live[1]
-        elif heads is not None:
-            demand[2] = np.repeat(live[2].reshape(heads, -1).any(axis=1), live[2].size // heads)
-        return {**demands, 0: demand}
-
-    def rewrite(self, node: Node, cut: Cut) -> Rewrite:
-        heads, into = self._heads(node, cut.context), cut.indices(node.inputs[0], 2)
-        if heads is None or into is None or not node.attr("num_heads", 0):
-            return Rewrite()
-        return Rewrite({"num_heads": into.size * heads // (cut.context.size(node.inputs[0], 2) or 1)})
-
-    def stand_in(self, node: Node, context: Context) -> list[onnx.NodeProto] | None:
-        return [alike(node, "Identity")] if node.domain else None
-
-
 register(Attention(), "Attention")
-register(Rotary(), "RotaryEmbedding")
-register(Rotary(), "RotaryEmbedding", domain=DOMAIN)
 register(MultiHead(), "MultiHeadAttention", domain=DOMAIN)
 register(GroupQuery(), "GroupQueryAttention", domain=DOMAIN)
-register(PackedAttention(), "Attention", domain=DOMAIN)

@@ -4,6 +4,8 @@ feature k0 of known value carries the others, W'[k0] = sum_k (v_k / v_k0) W[k], 
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import numpy as np
 
 from ..graph.view import Node, is_float
@@ -15,13 +17,13 @@ from .tie import Port
 class Carried(Contraction):
     """What Einsum and DeformConv have in common; a subclass says which axes meet and what is wanted."""
 
+    @abstractmethod
     def meeting(self, node: Node, context: Context) -> tuple[int, int, int, int] | None:
         """(computed operand, its axis of features, weight, its axis of features); None where nothing is carried."""
-        raise NotImplementedError
 
+    @abstractmethod
     def wanted(self, node: Node, context: Context, state: State) -> np.ndarray:
         """Features that a live output has a non-zero weight for, [K]."""
-        raise NotImplementedError
 
     def absorbing_port(self, node: Node, context: Context) -> Port | None:
         axes = self.meeting(node, context)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import numpy as np
 
 from ..graph.view import Node
@@ -9,31 +11,31 @@ from .rule import Context, Rule, free_slices
 from .tie import Port
 
 
-class Contraction(Rule):
+class Contraction(Rule, ABC):
     """Y = sum over input channels of weight times input. A known input channel is a known addend."""
 
     family = "contraction"
 
+    @abstractmethod
     def absorbing_port(self, node: Node, context: Context) -> Port | None:
         """The port whose slices of known value this node can do without; None where the node is not understood."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self, node: Node, context: Context) -> np.ndarray:
         """Slices of the absorbing port that any output has a non-zero weight for, bool [C]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def absorbs(self, node: Node, context: Context) -> tuple[np.ndarray, np.ndarray]:
         """Slices of the absorbing port that the node can do without: (zero or by bias [C], by carrier [C])."""
-        raise NotImplementedError
 
     def contributions(self, node: Node, context: Context) -> np.ndarray:
         """What slices of the absorbing port are worth where that is known, float64 [C]; 0 adds nothing."""
         port = self.absorbing_port(node, context)
         return np.zeros(0) if port is None else free_slices(*port, context)[1]
 
+    @abstractmethod
     def carriers(self, node: Node, context: Context, kept: np.ndarray) -> np.ndarray:
         """For each group the kept slice of largest known value, -1 where there is none."""
-        raise NotImplementedError
 
 
 def largest(dtype: np.dtype) -> float:

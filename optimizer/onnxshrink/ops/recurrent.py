@@ -18,6 +18,7 @@ it goes in both. A direction that nobody needs goes as a whole.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -196,9 +197,9 @@ class Recurrent(Contraction):
         order = (direction, batch, 2)
         return np.array(np.broadcast_to(zero.transpose(order)[:, 0, :], (layout.directions, layout.hidden)))
 
+    @abstractmethod
     def _step(self, node: Node, gates: Gates, still: np.ndarray, zero_h: np.ndarray, zero_c: np.ndarray) -> Silence:
         """What units of one step are, given which cells were zero before."""
-        raise NotImplementedError
 
     def facts(self, node: Node, context: Context) -> list[Fact | None]:
         none: list[Fact | None] = [None] * len(node.outputs)

@@ -113,12 +113,7 @@ class Judge:
     def _structure(self, staged: Staged) -> None:
         self.say("checking the structure")
         proto = onnx.load_model(str(staged.path), load_external_data=False)
-        before = set(verification.check(self.model.proto, folder=self.origin.parent))
-        found = [
-            finding
-            for finding in verification.check(proto, folder=staged.path.parent, original=self.model.proto)
-            if finding not in before
-        ]
+        found = verification.introduced(proto, self.model.proto, folder=staged.path.parent, source=self.origin.parent)
         if found:
             raise NotEqualError(
                 f"the result's structure is broken ({found[0].what}), {len(found)} findings",

@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
-from onnxshrink.verification import check
+from onnxshrink.verification import check, introduced
 from onnxshrink.verification.shapes import model_facts
 from tests.zoo import oracle
 from tests.zoo.traps import TRAPS
@@ -401,3 +401,19 @@ def test_facts_agree_with_onnxruntime(trap) -> None:
         if isinstance(array, np.ndarray):
             assert _agrees(facts.shape(output.name), array.shape), output.name
             assert facts.types.get(output.name) in (None, onnx.helper.np_dtype_to_tensor_dtype(array.dtype))
+
+
+def test_a_defect_that_was_there_before_is_not_the_cut_s() -> None:
+    """A slope that fits no axis: the sentence names sizes, which the cut changes."""
+
+    def model(channels: int) -> onnx.ModelProto:
+        return onnx.parser.parse_model(f"""<ir_version: 8, opset_import: ["": 17]>
+            g (float[1, {channels}, 4, 5] x) => (float[1, {channels}, 4, 5] y) <float[3] s = {{1, 2, 3}}>
+            {{ y = PRelu(x, s) }}""")
+
+    assert check(model(6))
+    assert check(model(5))
+    assert not introduced(model(5), model(6))
+    fine = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["": 17]>
+        g (float[1, 6, 4, 5] x) => (float[1, 6, 4, 5] y) <float[5] s = {1, 2, 3, 4, 5}> { y = PRelu(x, s) }""")
+    assert introduced(model(5), fine)

@@ -15,11 +15,11 @@ from .inputs import Ranges
 from .numbers import Comparison, Options
 from .pool import Pool
 from .result import Draw, State, Verification
-from .structure import Finding, check
-from .variants import Source, open_source
+from .structure import Finding, check, introduced
+from .variants import open_source
 from .verdict import conclude
 
-__all__ = ["Draw", "Finding", "Ranges", "State", "Verification", "check", "verify"]
+__all__ = ["Draw", "Finding", "Ranges", "State", "Verification", "check", "introduced", "verify"]
 
 
 def verify(
@@ -70,7 +70,10 @@ def verify(
         result = open_source(b)
     except ModelError as error:
         return _verdict("failed", [str(error)], started)
-    told = [*interface.differences(original.model, result.model), *_structure(original, result)]
+    told = [
+        *interface.differences(original.model, result.model),
+        *map(str, introduced(result.model, original.model, folder=result.folder, source=original.folder)),
+    ]
     if told:
         return _verdict("failed", told, started)
     if original.marks.random:
@@ -95,15 +98,6 @@ def verify(
             raise
         return _verdict("unverified", [str(error)], started)
     return conclude(comparison, started)
-
-
-def _structure(original: Source, result: Source) -> list[str]:
-    """Structural defects of the result that the original does not have."""
-    found = check(result.model, folder=result.folder, original=original.model)
-    if not found:
-        return []
-    known = set(check(original.model, folder=original.folder))
-    return [str(f) for f in found if f not in known]
 
 
 def _verdict(state: State, notes: list[str], started: float) -> Verification:

@@ -9,6 +9,7 @@ It says nothing about what it does not know, so a valid model has no findings.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,24 @@ def check(
     if original is not None:
         found += _compared(model, facts, original, model_facts(original, folder, input_shapes))
     return list(dict.fromkeys(found))
+
+
+def introduced(
+    result: onnx.ModelProto, original: onnx.ModelProto, *, folder: Path | None = None, source: Path | None = None
+) -> list[Finding]:
+    """Defects of a result that its original does not have. The same defect may name other sizes.
+
+    Args:
+        folder: where the result's external data lies.
+        source: where the original's lies.
+    """
+    found = check(result, folder=folder, original=original)
+    known = {(f.node, _without_sizes(f.what)) for f in check(original, folder=source)} if found else set()
+    return [f for f in found if (f.node, _without_sizes(f.what)) not in known]
+
+
+def _without_sizes(text: str) -> str:
+    return re.sub(r"\d+", "#", text)
 
 
 def label(node: onnx.NodeProto) -> str:

@@ -41,7 +41,7 @@ STEPS = {
 
 EXPLAINED: dict[int, str] = {
     686: "places that a strided Conv never reads: its spatial axes are not cut",
-    914: "a padded AveragePool of which every window happens to count one padded place: a constant stays one at this size",
+    914: "every window of a padded AveragePool counts one padded place: a constant stays one at this size only",
 }
 """Seeds of which brute force removes more, and why that is left."""
 

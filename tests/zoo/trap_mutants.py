@@ -141,3 +141,13 @@ def square_root_before_a_gate() -> Net:
     gated = net.op("Mul", t, net.const(gate))
     total = net.op("Add", gated, net.conv(x, 3, 8, 1))
     return net.output(net.conv(total, 8, 4, 1, name="y"))
+
+
+@TRAPS.add(0, "a negative scale reads its channel as a positive one does")
+def negative_scales() -> Net:
+    def middle(net: Net, t: str) -> str:
+        t = net.conv(net.conv(t, 8, 8), 8, 8)
+        values = (-net.rng.uniform(0.5, 1.5, 8), net.normal(8), net.normal(8), net.rng.uniform(0.5, 1.5, 8))
+        return net.op("BatchNormalization", t, *(net.const(v) for v in values))
+
+    return chain(middle, zero=())

@@ -6,6 +6,7 @@ import numpy as np
 
 from .net import Net
 from .trap import DEAD, Family, chain, chain_cut
+from .trap_shapes import BETA
 
 TRAPS = Family()
 
@@ -151,3 +152,11 @@ def negative_scales() -> Net:
         return net.op("BatchNormalization", t, *(net.const(v) for v in values))
 
     return chain(middle, zero=())
+
+
+@TRAPS.add(0, "an average that counts padding is uneven, and nothing carries it into a bias")
+def average_with_a_border() -> Net:
+    def middle(net: Net, t: str) -> str:
+        return net.op("AveragePool", t, kernel_shape=[3, 3], pads=[1, 1, 1, 1], count_include_pad=1)
+
+    return chain(middle, constant=BETA, still_known=False, pad=0)

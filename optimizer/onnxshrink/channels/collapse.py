@@ -46,13 +46,13 @@ def collapse_branches(context: Context) -> dict[str, str]:
         fact, giver = _known_output(name, context), graph.producer.get(name)
         if fact is not None and giver is not None and name not in constant_only:
             whole = _stretched(fact, context.shape(name))
-            spread = graph.model.opset >= 8 and whole is not None and whole.value.size > fact.value.size + fact.rank
+            spread = whole is not None and whole.value.size > fact.value.size + fact.rank
             inputs = [_constant(context, name, giver.index, 0, fact if spread or whole is None else whole)]
             replaced[inputs[0]] = name
-            if spread and whole is not None:  # smaller than the value at its whole shape
-                size = constant(np.array(whole.value.shape, np.int64))
-                inputs.append(_constant(context, name, giver.index, 1, size))
-            op = "Expand" if spread else "Identity"
+            if spread and whole is not None:  # smaller than the value at its full shape
+                times = np.array(whole.value.shape, np.int64) // np.array(fact.value.shape, np.int64)
+                inputs.append(_constant(context, name, giver.index, 1, constant(times)))
+            op = "Tile" if spread else "Identity"
             graph.nodes[giver.index] = replace(
                 giver, op=op, domain="", inputs=tuple(inputs), outputs=(name,), captured=(), select=None
             )

@@ -160,3 +160,24 @@ def average_with_a_border() -> Net:
         return net.op("AveragePool", t, kernel_shape=[3, 3], pads=[1, 1, 1, 1], count_include_pad=1)
 
     return chain(middle, constant=BETA, still_known=False, pad=0)
+
+
+@TRAPS.add(0, "a pool reads the row beside those that are wanted, which another Conv makes")
+def pool_reads_the_next_row() -> Net:
+    net = Net()
+    x = net.input("x", (2, 3, 4, 8))
+    rows = net.op("Concat", net.conv(x, 3, 8), net.conv(x, 3, 8), axis=2)
+    pooled = net.op("MaxPool", rows, kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+    top = net.op("Slice", pooled, net.const([0]), net.const([4]), net.const([2]))
+    return net.output(net.conv(top, 8, 4, name="y"))
+
+
+@TRAPS.add(4 * (5 + 1) + 4 * 3, "a mean over the steps takes their axis away: features are one axis further in front")
+def mean_without_the_axis() -> Net:
+    net = Net()
+    weight, bias = net.normal(5, 8), net.normal(8)
+    weight[:, list(DEAD)] = 0
+    bias[list(DEAD)] = 0
+    t = net.op("Add", net.op("MatMul", net.input("x", (2, 6, 5)), net.const(weight)), net.const(bias))
+    mean = net.op("ReduceMean", net.known(net.op("Relu", t), DEAD, 2), axes=[1], keepdims=0)
+    return net.output(net.op("MatMul", mean, net.const(net.normal(8, 3)), name="y"))

@@ -168,8 +168,12 @@ def _einsum(op: Op) -> Findings:
     sizes: dict[str, set[int]] = {}
     for i, term in enumerate(terms):
         shape = op.shape(i)
-        if "." in term or shape is None:
+        if shape is None:
             continue
+        if "..." in term:  # any number of axes in its place
+            front, _, back = term.partition("...")
+            shape = (*shape[: len(front)], *shape[len(shape) - len(back) :])
+            term = front + back
         if len(shape) != len(term):
             yield f"operand {i} {text(shape)} for `{term}`"
             continue

@@ -9,6 +9,7 @@ from onnx import TensorProto, helper
 from ..graph.view import Node
 from .fact import CAP, Fact, collapse, unknown
 from .integers import IntegerLayer, Ports, between
+from .matmul import of_operand
 from .movement import parallel
 from .quantized import DynamicQuantizer
 from .rule import Channels, Context, Cut, Demand, Rewrite, Rule, State, free_slices, register
@@ -218,21 +219,8 @@ class IntegerProduct(IntegerLayer):
         # where B's row is zero A is not read, so B must really be zero; elsewhere a right zero of A excuses B
         of_b = np.where(wanted, ~left, kept)
         demands: dict[int, Demand | None] = {i: None for i, name in enumerate(node.inputs) if name}
-        rank = len(live)
-        for index, name, inner, mine, outer, where in (
-            (self.ports.x, a, k, of_a, m, -2),
-            (self.ports.w, b, k2, of_b, n, -1),
-        ):
-            own = context.rank(name) or 0
-            demand = []
-            for axis in range(own):
-                length = context.size(name, axis) or 1
-                target = live[where] if axis == outer else live[axis + rank - own]
-                if axis == inner:
-                    demand.append(mine)
-                else:
-                    demand.append(target if target.size == length else np.ones(length, bool))
-            demands[index] = demand
+        demands[self.ports.x] = of_operand(a, k, of_a, m, -2, live, context)
+        demands[self.ports.w] = of_operand(b, k2, of_b, n, -1, live, context)
         if self.dynamic:
             demands[self.ports.x] = DynamicQuantizer.ranged(a, context, state)
         return demands

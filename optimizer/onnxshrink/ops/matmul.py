@@ -18,6 +18,28 @@ from .rule import Carrying, Channels, Context, Cut, Demand, Rewrite, State, free
 from .tie import Port, Same, Tie
 
 
+def of_operand(
+    tensor: str, inner: int, wanted: np.ndarray, outer: int, place: int, live: Demand, context: Context
+) -> Demand:
+    """What a product needs of one operand.
+
+    Args:
+        inner: the axis that is summed over, with the features `wanted` along it.
+        outer: the axis that is the output's axis `place`; those in front of both are the output's too.
+        live: what is needed of the output.
+    """
+    own = context.rank(tensor) or 0
+    demand = []
+    for axis in range(own):
+        length = context.size(tensor, axis) or 1
+        target = live[place] if axis == outer else live[axis + len(live) - own]
+        if axis == inner:
+            demand.append(wanted)
+        else:
+            demand.append(target if target.size == length else np.ones(length, bool))
+    return demand
+
+
 class Multiplication(Contraction):
     """Both products, seen as operands A [..., m, k] and B [..., k, n] with the axes that transposition gives."""
 
@@ -274,7 +296,6 @@ class Multiplication(Contraction):
         live = state.live(node.outputs[0])
         if not all(mask.any() for mask in live):
             return {}
-        rank = len(live)
         size = context.size(a, k) or 1
         wanted = self._wanted(node, context, state, live, size)
         kept = state.kept((a, k))
@@ -291,18 +312,10 @@ class Multiplication(Contraction):
         left = self.operand(node, context, 0)
         if left is not None and a in context.graph.constants:
             of_b &= (left[0] & live[-2][:, None]).any(axis=0)
-        demands: dict[int, Demand | None] = {}
-        for index, name, inner, mine, outer, where in ((0, a, k, of_a, m, -2), (1, b, k2, of_b, n, -1)):
-            own = context.rank(name) or 0
-            demand = []
-            for axis in range(own):
-                length = context.size(name, axis) or 1
-                target = live[where] if axis == outer else live[axis + rank - own]
-                if axis == inner:
-                    demand.append(mine)
-                else:
-                    demand.append(target if target.size == length else np.ones(length, bool))
-            demands[index] = demand
+        demands: dict[int, Demand | None] = {
+            0: of_operand(a, k, of_a, m, -2, live, context),
+            1: of_operand(b, k2, of_b, n, -1, live, context),
+        }
         if node.input(2):
             demands[2] = None
         return demands
@@ -386,5 +399,6 @@ _BIASES: dict[tuple[str, str], tuple[tuple[int, ...], int]] = {
     ("com.microsoft", "BiasAdd"): ((0,), 1),
 }
 """Fused operators that add a bias: the inputs that it is added to, and its own."""
+
 
 register(Multiplication(), "Gemm", "MatMul")

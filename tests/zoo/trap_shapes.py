@@ -393,3 +393,12 @@ def dynamic_shuffle() -> Net:
         return net.op("Reshape", t, net.op("Concat", batch, net.const([8, 8, 8]), axis=0))
 
     return chain(middle, zero=(1, 2, 5, 6), shape=("N", 3, 8, 8), still_known=False)
+
+
+@TRAPS.add(4 * (27 + 1) + 4 * 8, "movements that nothing is cut from take their shape from a tensor that is cut")
+def movements_shaped_by_another() -> Net:
+    def middle(net: Net, t: str) -> str:
+        whole = net.conv(t, 8, 8, kernel=1)
+        return net.op("Reshape", net.op("Flatten", whole), net.op("Shape", t))
+
+    return chain(middle, still_known=False)

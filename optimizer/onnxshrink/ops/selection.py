@@ -157,6 +157,18 @@ class Slice(Select):
         return super().ties(node, context)
 
 
+def _outdated(last: Node, cut: Cut) -> bool:
+    """Whether a chain of movements, if it stayed, would read a shape that is not its own any more."""
+    graph = cut.context.graph
+    node: Node | None = last
+    while node is not None:
+        first, *operands = node.proto.input
+        if any(cut.stale(name) for name in operands):
+            return True
+        node = None if first == last.inputs[0] else graph.producer.get(first)
+    return False
+
+
 class Selection(Select):
     """A chain of movements planned as one selection; it stays a chain unless something of it goes."""
 
@@ -177,7 +189,8 @@ class Selection(Select):
     def rewrite(self, node: Node, cut: Cut) -> Rewrite:
         axis, index = self._selected(node)
         axes = range(cut.context.rank(node.inputs[0]) or 0)
-        if all(cut.indices(t, a) is None for t in (node.inputs[0], node.outputs[0]) for a in axes):
+        whole = all(cut.indices(t, a) is None for t in (node.inputs[0], node.outputs[0]) for a in axes)
+        if whole and not _outdated(node, cut):
             return Rewrite()
         out = cut.indices(node.outputs[0], axis)
         where = renumbered(index if out is None else index[out], cut.indices(node.inputs[0], axis)).astype(np.int64)
@@ -196,7 +209,8 @@ class Reordering(Transpose):
 
     def rewrite(self, node: Node, cut: Cut) -> Rewrite:
         order = self._order(node, cut.context) or []
-        if all(cut.indices(node.inputs[0], axis) is None for axis in range(len(order))):
+        whole = all(cut.indices(node.inputs[0], axis) is None for axis in range(len(order)))
+        if whole and not _outdated(node, cut):
             return Rewrite()
         if order == sorted(order):
             return Rewrite(bypass=0)

@@ -19,7 +19,7 @@ from ..ops.rule import Context
 
 MOVES = {"Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Gather", "Slice", "Identity"}
 RESHAPES = {"Reshape", "Flatten", "Squeeze", "Unsqueeze"}
-LAST = {"Reshape", "Gather", "Slice", "Squeeze", "Flatten", "Transpose"}
+LAST = {*RESHAPES, "Gather", "Slice", "Transpose"}
 DEPTH = 8
 MAX_ELEMENTS = 1 << 23
 
@@ -32,23 +32,31 @@ def find_selections(context: Context) -> int:
         if node.op in LAST and not node.domain and node.outputs[0] not in graph.constant_only:
             found = _selection(node, context) or _reordering(node, context)
             if found is not None:
-                start, axis, index = found
-                graph.nodes[node.index] = replace(node, inputs=(start,), select=(axis, index))
+                chain, axis, index = found
+                graph.nodes[node.index] = _planned(chain, axis, index, context)
                 count += 1
     if count:
         graph.forget_wiring()
     return count
 
 
-def _selection(last: Node, context: Context) -> tuple[str, int, np.ndarray] | None:
-    """(input, axis, index) of the longest chain ending in `last` that holds a Transpose and is a selection."""
+def _planned(chain: list[Node], axis: int | None, index: np.ndarray, context: Context) -> Node:
+    """The node that stands for a chain."""
+    operands = dict.fromkeys(name for node in chain for name in node.inputs[1:] if name)
+    computed = [name for name in operands if name not in context.graph.constant_only]
+    return replace(chain[-1], inputs=(chain[0].inputs[0], *computed), select=(axis, index), chain=tuple(chain))
+
+
+def _selection(last: Node, context: Context) -> tuple[list[Node], int, np.ndarray] | None:
+    """(chain, axis, index) of the longest chain ending in `last` that holds a Transpose and is a selection."""
     graph = context.graph
     chain: list[Node] = [last]
     best = None
     while len(chain) < DEPTH:
         start = chain[0].inputs[0]
         if len(chain) > 1 and any(node.op == "Transpose" for node in chain):
-            best = _as_selection(chain, start, context) or best
+            found = _as_selection(chain, start, context)
+            best = best if found is None else (list(chain), *found)
         producer = graph.producer.get(start)
         if producer is None or producer.op not in MOVES or producer.domain or producer.select is not None:
             break
@@ -56,7 +64,7 @@ def _selection(last: Node, context: Context) -> tuple[str, int, np.ndarray] | No
     return best
 
 
-def _as_selection(chain: list[Node], start: str, context: Context) -> tuple[str, int, np.ndarray] | None:
+def _as_selection(chain: list[Node], start: str, context: Context) -> tuple[int, np.ndarray] | None:
     source, target = _sizes(start, context), _sizes(chain[-1].outputs[0], context)
     if source is None or target is None or len(source) != len(target) or np.prod(source, dtype=object) > MAX_ELEMENTS:
         return None
@@ -72,7 +80,7 @@ def _as_selection(chain: list[Node], start: str, context: Context) -> tuple[str,
         index = np.unravel_index(line, source)[axis]
         if np.array_equal(numbers.take(index, axis), moved):
             identity = index.size == source[axis] and bool((np.diff(index) == 1).all())
-            return None if identity else (start, axis, index)
+            return None if identity else (axis, index)
     return None
 
 
@@ -118,16 +126,18 @@ def _applied(chain: list[Node], array: np.ndarray, context: Context) -> np.ndarr
     return array
 
 
-def _reordering(last: Node, context: Context) -> tuple[str, None, np.ndarray] | None:
-    """(input, None, order of its axes) of the longest chain ending in `last` that reshapes and only moves axes."""
+def _reordering(last: Node, context: Context) -> tuple[list[Node], None, np.ndarray] | None:
+    """(chain, None, order of its axes) of the longest chain ending in `last` that reshapes and only moves axes."""
     graph = context.graph
+    if last.op not in {*RESHAPES, "Transpose"}:
+        return None
     chain = [last]
     best = None
     while len(chain) < DEPTH:
         start = chain[0].inputs[0]
         if len(chain) > 1 and any(node.op in RESHAPES for node in chain):
             order = _order(chain, context)
-            best = best if order is None else (start, None, np.array(order))
+            best = best if order is None else (list(chain), None, np.array(order))
         producer = graph.producer.get(start)
         if producer is None or producer.op not in {*RESHAPES, "Transpose", "Identity"} or producer.domain:
             break
@@ -172,7 +182,7 @@ class _Factors:
             back.insert(0, taken)
             dims.pop()
         (rest,) = self.axes.pop()
-        if len(dims) != 1 and rest:
+        if len(dims) != (1 if rest else 0):
             return False
         self.axes.append([*front, *([rest] if dims else []), *back])
         return True

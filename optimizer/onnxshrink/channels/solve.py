@@ -82,6 +82,10 @@ class Solution:
     def active(self, node: Node) -> bool:
         return any(o in self._needed for o in node.outputs if o)
 
+    def mentioned(self, node: Node) -> set[Port]:
+        """Ports that a node's ties connect to an output or to a computed input; it pins all its others."""
+        return self._mentioned[node.index]
+
     def keep(self, port: Port, mask: np.ndarray) -> None:
         """Add slices by choice and converge again."""
         self._keep(port, mask, CHOICE, -1)
@@ -149,7 +153,10 @@ class Solution:
             self._demand(tensor, None, READ, node.index)
             for axis, mask in enumerate(self._kept[tensor]):
                 self._keep((tensor, axis), np.ones_like(mask), PIN, node.index)  # constants too
+        left_out = set(node.inputs) - {node.inputs[i] for i in operands}
         for tie in self.ties[node.index]:
+            if left_out and not left_out.isdisjoint(p[0] for p in tie.ports):
+                continue
             for port, mask in tie.close(self.kept):
                 self._keep(port, mask, TIE, node.index)
         present = [node.inputs[i] for i in operands] + [o for o in node.outputs if o in self._needed]

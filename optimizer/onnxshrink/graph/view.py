@@ -41,8 +41,9 @@ class Node:
     """One node. `inputs` and `outputs` are tensor ids ("" for an absent optional one).
 
     `position` is the node's place in the file (Constant nodes have none here); `captured` are outer tensors that
-    bodies of If, Loop and Scan read. A node with `select` (axis, index) ends a chain of movements that is planned as
-    one selection of its input, or with (None, order) as one transposition.
+    bodies of If, Loop and Scan read. A node with `select` (axis, index) stands for a chain of movements that is planned
+    as one selection of its first input, or with (None, order) as one transposition; its other inputs are the computed
+    shapes that `chain`, the nodes as they are in the file, reads.
     """
 
     index: int
@@ -55,6 +56,7 @@ class Node:
     captured: tuple[str, ...]
     proto: onnx.NodeProto = field(repr=False)
     select: tuple[int | None, np.ndarray] | None = field(default=None, repr=False)
+    chain: tuple[Node, ...] = field(default=(), repr=False)
 
     @cached_property
     def _attributes(self) -> dict[str, Any]:

@@ -52,6 +52,11 @@ def open_axes(out: str, inputs: list[str], context: Context) -> set[int]:
     }
 
 
+def alike(one: Shape | None, other: Shape | None) -> bool:
+    """Whether two shapes are provably equal."""
+    return one is not None and other is not None and len(one) == len(other) and all(map(same, one, other))
+
+
 class Broadcast(Rule):
     """Numpy-style broadcasting; with one input this is a plain activation.
 
@@ -152,6 +157,25 @@ class Broadcast(Rule):
         pinned = open_axes(out, [node.inputs[i] for i in self._data(node)], context)
         return [t for t in ties if isinstance(t, Same) and t.b[1] not in pinned]
 
+    def stand_by(self, node: Node, context: Context, live: Demand) -> int | None:
+        """The operand that can stand for the node where nothing but the shape of its output is needed."""
+        out = node.outputs[0]
+        if all(mask.any() for mask in live) or context.read_outputs(node)[1:] or out in context.graph.constant_only:
+            return None
+        types, shape = context.graph.dtypes, context.shape(out)
+        for index in sorted(self._data(node), key=lambda i: node.inputs[i] not in context.graph.constants):
+            name = node.inputs[index]
+            if types.get(name) == types.get(out) and alike(context.shape(name), shape):
+                return index
+        return None
+
+    def operands(self, node: Node, context: Context, state: State) -> list[int]:
+        index = self.stand_by(node, context, state.live(node.outputs[0]))
+        return super().operands(node, context, state) if index is None else [index]
+
+    def rewrite(self, node: Node, cut: Cut) -> Rewrite:
+        return Rewrite(bypass=self.stand_by(node, cut.context, cut.live(node.outputs[0])))
+
     def reads(self, node: Node, context: Context, state: State) -> dict[int, Demand | None]:
         out = node.outputs[0]
         rank, data = context.rank(out), self._data(node)
@@ -160,6 +184,8 @@ class Broadcast(Rule):
         if not self._from_the_right(node, context):
             return super().reads(node, context, state)
         live = state.live(out)
+        if self.stand_by(node, context, live) is not None:
+            return {}
         if self.partial:
             live = [a | state.kept((out, axis)) for axis, a in enumerate(live)]
         demands: dict[int, Demand | None] = {}
@@ -394,9 +420,6 @@ def collapsible(node: Node, context: Context) -> dict[int, bool]:
     if shape is None:
         return {}
 
-    def full(own: Shape | None) -> bool:
-        return own is not None and len(own) == len(shape) and all(map(same, own, shape))
-
     data = [i for i, name in enumerate(node.inputs) if name]
     sizes = [context.shape(name) for name in node.inputs]
     found: dict[int, bool] = {}
@@ -406,7 +429,7 @@ def collapsible(node: Node, context: Context) -> dict[int, bool]:
         fact = context.fact(node.inputs[index])
         if isinstance(rule, PRelu) and index == 0:
             continue
-        if fact is not None and any(full(sizes[i]) for i in data if i != index):
+        if fact is not None and any(alike(sizes[i], shape) for i in data if i != index):
             found[index] = False
             sizes[index] = fact.value.shape
     left_over = [i for i in rest if i not in found]
@@ -428,9 +451,7 @@ def identity_operand(node: Node, cut: Cut) -> int | None:
             continue
         name = node.inputs[other]
         own = cut.context.shape(node.inputs[index])
-        if name not in constants or own is None or shape is None or len(own) != len(shape):
-            continue
-        if all(map(same, own, shape)) and bool((cut.weight(name) == neutral).all()):
+        if name in constants and alike(own, shape) and bool((cut.weight(name) == neutral).all()):
             return index
     return None
 

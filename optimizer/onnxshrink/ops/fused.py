@@ -203,10 +203,10 @@ class FusedMultiplication(Multiplication):
     def takes_bias(self, node: Node) -> bool:
         return node.op in ("FusedGemm", "GemmFastGelu")
 
-    def _bias(self, node: Node, context: Context) -> str | None:
+    def bias(self, node: Node, context: Context) -> str | None:
         if not self.takes_bias(node) and activation(node) is not None:
             return None  # a constant that is added behind the activation is no bias
-        return super()._bias(node, context)
+        return super().bias(node, context)
 
     def facts(self, node: Node, context: Context) -> list[Fact | None]:
         if self.axes(node, context) is None:

@@ -7,12 +7,14 @@ sum to one along k, so a column of B that holds one value passes it on.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from ..graph.view import Node, Shape, is_float
 from .broadcast import broadcast_dims, open_axes
 from .contraction import Contraction, bearers, candidates, largest
-from .fact import CAP, Fact, collapse
+from .fact import CAP, Fact, collapse, unknown
 from .finite import sums_to_one
 from .rule import Carrying, Channels, Context, Cut, Demand, Rewrite, State, free_slices, register
 from .tie import Port, Same, Tie
@@ -38,6 +40,32 @@ def of_operand(
         else:
             demand.append(target if target.size == length else np.ones(length, bool))
     return demand
+
+
+class Factor(NamedTuple):
+    """What is known of one operand of a product: where it is not zero for certain, where it is not known, and its
+    values with zeros where they are not known. Axes along which nothing varies may have length one.
+    """
+
+    nonzero: np.ndarray
+    unknown: np.ndarray
+    value: np.ndarray
+
+
+def _factor(fact: Fact) -> Factor:
+    known = fact.known & np.isfinite(fact.value)
+    nonzero = fact.value != 0
+    if known.all():
+        return Factor(nonzero, np.zeros_like(fact.known), fact.value)
+    return Factor(nonzero | ~known, ~known, np.where(known, fact.value, np.zeros((), fact.value.dtype)))
+
+
+def _any(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """The product of two matrices of booleans."""
+    if not left.any() or not right.any():
+        shape = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
+        return np.zeros((*shape, left.shape[-2], right.shape[-1]), bool)
+    return np.asarray(left.astype(np.float32) @ right.astype(np.float32) > 0)
 
 
 class Multiplication(Contraction):
@@ -83,77 +111,63 @@ class Multiplication(Contraction):
         return context.cached((node.index, "operand", index), compute)
 
     def facts(self, node: Node, context: Context) -> list[Fact | None]:
-        axes = self.axes(node, context)
-        rank = context.rank(node.outputs[0]) or 0
-        a, b = context.fact(node.inputs[0]), context.fact(node.inputs[1])
-        if axes is None or (a is None and b is None) or (node.input(2) and context.fact(node.input(2)) is None):
+        """An output is known where each of its terms is: one factor is zero, or both are known."""
+        axes, rank = self.axes(node, context), context.rank(node.outputs[0]) or 0
+        dtype = context.graph.dtypes.get(node.outputs[0])
+        bias = context.fact(node.input(2))
+        if axes is None or dtype is None or (node.input(2) and bias is None):
             return [None]
-        _, k, k2, _ = axes
-        right = context.array(node.inputs[1])
-        if right is None or right.ndim != 2:
-            return [self._of_two(node, context, axes, rank)]
-        right = right.T if k2 == 1 else right
-        rows, value = self._rows(node, context, k, right.shape[0])
-        nonzero = context.derived(node.inputs[1], f"nonzero along {k2}", lambda: right != 0)
-        mask = ~((~rows).astype(np.float32) @ nonzero.astype(np.float32) > 0)
-        if not mask.any():
+        if all(context.fact(name) is None for name in node.inputs[:2]):
             return [None]
-        alpha, beta = float(node.attr("alpha", 1.0)), float(node.attr("beta", 1.0))
-        result = np.zeros(mask.shape)
-        if value.any():
-            result = alpha * (value @ right.astype(np.float64))
-        if node.input(2):
-            bias = context.fact(node.input(2))
-            assert bias is not None
+        left, right = self._terms(node, context, 0, axes[1]), self._terms(node, context, 1, axes[2])
+        size = np.prod(np.broadcast_shapes(left.nonzero.shape[:-2], right.nonzero.shape[:-2]), dtype=object)
+        if size * left.nonzero.shape[-2] * right.nonzero.shape[-1] > CAP:
+            return [None]
+        known = ~(_any(left.unknown, right.nonzero) | _any(left.nonzero, right.unknown))
+        result = np.zeros(known.shape)
+        if known.any() and left.value.any() and right.value.any():
+            result = float(node.attr("alpha", 1.0)) * (left.value.astype(np.float64) @ right.value.astype(np.float64))
+        if bias is not None:
             lead = (1,) * (rank - bias.rank)
-            result = result + beta * bias.value.reshape(lead + bias.value.shape)
-            mask = mask & bias.known.reshape(lead + bias.known.shape)
-        dtype = context.graph.dtypes.get(node.outputs[0], right.dtype)
+            result = result + float(node.attr("beta", 1.0)) * bias.value.reshape(lead + bias.value.shape)
+            known = known & bias.known.reshape(lead + bias.known.shape)
+        elif node.op == "MatMul" and (attended := self._attended(node, context, rank)) is not None:
+            result = np.where(attended[0] & ~known, attended[1], result)
+            known = known | attended[0]
+        if not known.any():
+            return [None]
         with np.errstate(all="ignore"):
             values = result.astype(dtype)
-        mask = mask & np.isfinite(values.astype(np.float64))
-        return [collapse(Fact(values, mask))]
+        return [collapse(Fact(values, known & np.isfinite(values.astype(np.float64))))]
 
     @staticmethod
-    def _rows(node: Node, context: Context, k: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Which elements of A are known, and their values, as rows [..., K]; rows alike are there once."""
-        rank = context.rank(node.inputs[0]) or 1
-        fact = context.fact(node.inputs[0])
-        full = None if fact is None else fact.expand(context.shape(node.inputs[0]) or (), [k])
-        if full is None:
-            return np.zeros((1,) * (rank - 1) + (size,), bool), np.zeros((1,) * (rank - 1) + (size,))
-        value = np.moveaxis(full.value, k, -1).astype(np.float64)
-        known = np.moveaxis(full.known, k, -1) & np.isfinite(value)
-        return known, np.where(known, value, 0.0)
+    def _terms(node: Node, context: Context, index: int, inner: int) -> Factor:
+        """An operand as [..., m, k] or [..., k, n], with the inner axis at its full length if that is known."""
+        name = node.inputs[index]
+        rank, size, fact = context.rank(name) or 0, context.size(name, inner), context.fact(name)
+        if fact is not None and size is not None:
+            fact = fact.expand(context.shape(name) or (), [inner])
+        if fact is None:
+            fact = unknown(rank, context.graph.dtypes.get(name, np.dtype(np.float32)))
+            fact = fact.expand((1,) * inner + (size or 1,) + (1,) * (rank - inner - 1)) or fact
+        if name in context.graph.constants:
+            factor = context.derived(name, "factor", lambda: _factor(fact))
+        else:
+            factor = _factor(fact)
+        if size is None:  # nobody knows how many terms there are: only zeros add up to something known
+            factor = factor._replace(unknown=factor.nonzero)
+        return factor if inner == rank - 1 - index else Factor(*(np.swapaxes(a, -1, -2) for a in factor))
 
-    def _of_two(self, node: Node, context: Context, axes: tuple[int, int, int, int], rank: int) -> Fact | None:
-        """Rows of A and columns of B that are zero throughout make zeros, whatever the other operand.
-
-        Where the rows of A sum to one (an attention's weights) a column of B that holds one value gives that value.
-        """
-        dtype = context.graph.dtypes.get(node.outputs[0])
-        if node.input(2) or dtype is None:
-            return None
-        known = np.zeros((1,) * rank, bool)
-        value = np.zeros((1,) * rank, dtype)
-        for name, inner, swap in (
-            (node.inputs[0], axes[1], axes[1] < axes[0]),
-            (node.inputs[1], axes[2], axes[2] > axes[3]),
-        ):
-            fact = context.fact(name)
-            if fact is not None:
-                rows = fact.zero().all(axis=inner, keepdims=True)
-                rows = np.swapaxes(rows, -1, -2) if swap else rows
-                known = known | rows.reshape((1,) * (rank - rows.ndim) + rows.shape)
+    @staticmethod
+    def _attended(node: Node, context: Context, rank: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """Where rows of A sum to one (an attention's weights), columns of B that hold one value: where, and which."""
         values = context.fact(node.inputs[1])
-        if node.op == "MatMul" and values is not None and sums_to_one(node.inputs[0], context):
-            first = values.value.take([0], -2)
-            one = values.known.all(axis=-2, keepdims=True) & (values.value == first).all(axis=-2, keepdims=True)
-            lead = (1,) * (rank - values.rank)
-            one, first = one.reshape(lead + one.shape), first.reshape(lead + first.shape)
-            value = np.where(one & ~known, first, value).astype(dtype)
-            known = known | one
-        return collapse(Fact(value, known))
+        if values is None or not sums_to_one(node.inputs[0], context):
+            return None
+        first = values.value.take([0], -2)
+        one = values.known.all(axis=-2, keepdims=True) & (values.value == first).all(axis=-2, keepdims=True)
+        lead = (1,) * (rank - values.rank)
+        return one.reshape(lead + one.shape), first.reshape(lead + first.shape)
 
     def refine(self, node: Node, context: Context) -> dict[str, Shape]:
         """The inner axes are equally long, so one that is known says the other; batches broadcast."""
@@ -229,7 +243,7 @@ class Multiplication(Contraction):
             return zero, np.zeros_like(zero)
         if not rest.any():
             return zero, rest
-        bias = self._bias(node, context)
+        bias = self.bias(node, context)
         if bias is not None:
             strength = self._strength(node, context, weight, axes[2])
             moved = abs(float(node.attr("alpha", 1.0))) * float((np.abs(value) * strength)[rest].sum())
@@ -267,7 +281,7 @@ class Multiplication(Contraction):
         """Whether the node adds a bias of its own, its third input."""
         return node.op == "Gemm"
 
-    def _bias(self, node: Node, context: Context) -> str | None:
+    def bias(self, node: Node, context: Context) -> str | None:
         """The constant that takes what known features contribute: the bias of a Gemm ("" where it has none yet), or
         of the Add that alone reads a MatMul; None if there is none.
         """
@@ -364,7 +378,7 @@ class Multiplication(Contraction):
         if not gone.any():
             return Rewrite()
         columns = np.arange(right.shape[1]) if out is None else out
-        bias = self._bias(node, context)
+        bias = self.bias(node, context)
         if bias is not None:
             added = float(node.attr("alpha", 1.0)) * (value[gone] @ right[gone])
             if not self.takes_bias(node):

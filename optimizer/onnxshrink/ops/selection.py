@@ -6,6 +6,8 @@ A Slice whose positions keep a constant pace stays a Slice, otherwise it becomes
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ..graph.view import Node
@@ -157,16 +159,20 @@ class Slice(Select):
         return super().ties(node, context)
 
 
-def _outdated(last: Node, cut: Cut) -> bool:
-    """Whether a chain of movements, if it stayed, would read a shape that is not its own any more."""
-    graph = cut.context.graph
-    node: Node | None = last
-    while node is not None:
-        first, *operands = node.proto.input
-        if any(cut.stale(name) for name in operands):
-            return True
-        node = None if first == last.inputs[0] else graph.producer.get(first)
-    return False
+def _stays(node: Node, cut: Cut) -> bool:
+    """Whether nothing of a chain of movements goes, and the shapes that it reads are still its own."""
+    between = [inner.outputs[0] for inner in node.chain if cut.needed(inner.outputs[0])]
+    touched = (
+        cut.indices(tensor, axis) is not None
+        for tensor in (node.inputs[0], *between)
+        for axis in range(cut.context.rank(tensor) or 0)
+    )
+    return not any(touched) and not any(map(cut.stale, node.inputs))
+
+
+def _dropped(node: Node) -> tuple[dict[str, Any], dict[int, np.ndarray | str | None]]:
+    """Attributes and operands of a chain that gives way to one node."""
+    return {a.name: None for a in node.proto.attribute}, dict.fromkeys(range(1, max(len(node.inputs), 2)))
 
 
 class Selection(Select):
@@ -188,16 +194,14 @@ class Selection(Select):
 
     def rewrite(self, node: Node, cut: Cut) -> Rewrite:
         axis, index = self._selected(node)
-        axes = range(cut.context.rank(node.inputs[0]) or 0)
-        whole = all(cut.indices(t, a) is None for t in (node.inputs[0], node.outputs[0]) for a in axes)
-        if whole and not _outdated(node, cut):
+        if _stays(node, cut):
             return Rewrite()
         out = cut.indices(node.outputs[0], axis)
         where = renumbered(index if out is None else index[out], cut.indices(node.inputs[0], axis)).astype(np.int64)
         if where.size == (cut.shape(node.inputs[0]) or ())[axis] and (np.diff(where) == 1).all():
             return Rewrite(bypass=0)
-        attributes = {a.name: None for a in node.proto.attribute}
-        return Rewrite({**attributes, "axis": axis}, {1: where}, op="Gather")
+        attributes, operands = _dropped(node)
+        return Rewrite({**attributes, "axis": axis}, {**operands, 1: where}, op="Gather")
 
 
 class Reordering(Transpose):
@@ -209,13 +213,16 @@ class Reordering(Transpose):
 
     def rewrite(self, node: Node, cut: Cut) -> Rewrite:
         order = self._order(node, cut.context) or []
-        whole = all(cut.indices(node.inputs[0], axis) is None for axis in range(len(order)))
-        if whole and not _outdated(node, cut):
+        if _stays(node, cut):
             return Rewrite()
         if order == sorted(order):
             return Rewrite(bypass=0)
-        attributes = {a.name: None for a in node.proto.attribute}
-        return Rewrite({**attributes, "perm": order}, {1: None}, op="Transpose")
+        attributes, operands = _dropped(node)
+        return Rewrite({**attributes, "perm": order}, operands, op="Transpose")
+
+    def reads(self, node: Node, context: Context, state: State) -> dict[int, Demand | None]:
+        demands = super().reads(node, context, state)
+        return {**dict.fromkeys(range(1, len(node.inputs))), **demands} if demands else {}
 
 
 class Gather(Select):

@@ -48,6 +48,7 @@ def execute(solution: Solution, replaced: dict[str, str], changed: set[str], *, 
     graph = solution.context.graph
     edits = Edits(inputs={n for n in graph.default_inputs if graph.model.proto.ir_version >= 4})
     rewrites: dict[int, Rewrite] = {}
+    staying: dict[int, Node] = {}
     alias: dict[str, str] = {}
     names = _Names(solution, cut, edits, changed)
     visible = set(graph.outputs) | {n for node in graph.nodes for n in node.captured}
@@ -58,10 +59,19 @@ def execute(solution: Solution, replaced: dict[str, str], changed: set[str], *, 
         if rewrite.bypass is None and any(name in replaced for name in node.inputs):
             rewrite = _merged(rewrite, rewrite_collapsed(node, cut))
         rewrites[node.index] = rewrite
-        names.arrays(node, rewrite)
+        if node.chain and rewrite == Rewrite():
+            staying |= {
+                inner.index: inner for inner in node.chain if inner.index == node.index or not cut.active(inner)
+            }
+        else:
+            names.arrays(node, rewrite)
+    for node in staying.values():
+        names.hold(node)
     names.assign()
     for node in graph.nodes:
-        if node.index in rewrites:
+        if node.index in staying:
+            _rewrite_node(staying[node.index], Rewrite(), names, edits, alias, visible)
+        elif node.index in rewrites:
             _rewrite_node(node, rewrites[node.index], names, edits, alias, visible)
     for tensor in graph.tensors():
         producer = graph.producer.get(tensor)
@@ -119,6 +129,10 @@ class _Names:
             else:
                 self._untouched.add(self._graph.source[name])
 
+    def hold(self, node: Node) -> None:
+        """Note that a node goes on reading its constants as they are."""
+        self._untouched |= {self._graph.source[name] for name in node.inputs if name in self._graph.constants}
+
     def assign(self) -> None:
         """Give every new value a name; equal values of one source share it."""
         variants: dict[tuple[str, str], str] = {}
@@ -163,8 +177,6 @@ def _rewrite_node(
         return alias.get(name, name)
 
     outputs = [o for k, o in enumerate(node.outputs) if rewrite.outputs is None or k in rewrite.outputs]
-    if node.select is not None and not rewrite.inputs and rewrite.bypass is None:
-        return  # the chain stays as it is
     if rewrite.bypass is not None:
         target = resolved(names.of(node.inputs[rewrite.bypass]))
         if outputs[0] in visible:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 import onnxshrink
+from onnxshrink.channels.facts import understand
+from onnxshrink.graph.model import read
+from onnxshrink.graph.view import build
 from onnxshrink.ops import interval
 from onnxshrink.ops.fact import Fact, collapse, slices
 from tests.zoo.net import Net
@@ -48,6 +51,47 @@ def test_training_dropout_is_left_alone() -> None:
     net = chain(middle, still_known=False)
     net.initializers.append(numpy_helper.from_array(np.array(True), "training"))
     assert not onnxshrink.optimize(net.model(), align=1, negligible=0, verify=False).changed
+
+
+def known(net: Net, tensor: str) -> np.ndarray | None:
+    """Which slices of the second axis are known, None where nothing is."""
+    fact = understand(build(read(net.output(tensor).model()))).fact(tensor)
+    return None if fact is None else np.broadcast_to(fact.known, (1, 8, 1, 1)).ravel()
+
+
+def test_a_quotient_that_is_not_finite_is_not_known() -> None:
+    net = Net()
+    t = net.conv(net.input("x", (2, 3, 8, 8)), 3, 8, constant={1: 0.5, 2: 0.25})
+    divisor = np.ones((8, 1, 1))
+    divisor[2] = 0
+    found = known(net, net.op("Div", t, net.const(divisor)))
+    assert found is not None
+    assert np.flatnonzero(found).tolist() == [1]
+
+
+def test_what_training_dropout_leaves_is_not_known() -> None:
+    net = Net()
+    t = net.conv(net.input("x", (2, 3, 8, 8)), 3, 8, constant={1: 0.5})
+    net.initializers.append(numpy_helper.from_array(np.array(True), "training"))
+    assert known(net, net.op("Dropout", t, net.const(np.array(0.5)), "training")) is None
+
+
+def test_a_cast_that_each_implementation_rounds_its_own_way_is_not_known() -> None:
+    net = Net(opset=19, ir_version=9)
+    t = net.conv(net.input("x", (2, 3, 8, 8)), 3, 8, constant={1: 0.5, 2: 0.3})
+    narrow = net.op("Cast", t, to=TensorProto.FLOAT8E4M3FN)
+    found = known(net, net.op("Cast", narrow, to=TensorProto.FLOAT))
+    assert found is not None
+    assert np.flatnonzero(found).tolist() == [1]
+
+
+def test_texts_are_looked_at_without_harm() -> None:
+    net = Net()
+    condition = net.op("Greater", net.input("x", (2, 8, 1, 1)), net.const(np.array(0.0)))
+    texts = [helper.make_tensor(name, TensorProto.STRING, [1], [b"one"]) for name in ("a", "b")]
+    net.initializers += texts
+    net.output(net.op("Where", condition, "a", "b", name="y"))
+    assert not onnxshrink.optimize(net.model(), verify=False).changed
 
 
 class Stub:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from onnx import TensorProto
 
 from .net import Net
 from .trap import DEAD, Family, chain, chain_cut
@@ -181,3 +182,64 @@ def mean_without_the_axis() -> Net:
     t = net.op("Add", net.op("MatMul", net.input("x", (2, 6, 5)), net.const(weight)), net.const(bias))
     mean = net.op("ReduceMean", net.known(net.op("Relu", t), DEAD, 2), axes=[1], keepdims=0)
     return net.output(net.op("MatMul", mean, net.const(net.normal(8, 3)), name="y"))
+
+
+def known_by_bounds(net: Net, x: str, cout: int = 8) -> str:
+    """A tensor [2, cout, ...] whose DEAD channels are known to be zero only as long as a channel that nobody else reads
+    is there: at most -1/2 before the Relu with it, 1/2 without it.
+    """
+    first = net.op("Clip", net.conv(x, 3, 4, 1), net.const(np.array(1.0)), net.const(np.array(2.0)))
+    weight, bias = net.filters(4, cout, 1), net.normal(cout)
+    weight[:, 3] = 0
+    weight[list(DEAD)] = 0
+    weight[list(DEAD), 3], bias[list(DEAD)] = -1.0, 0.5
+    return net.op("Relu", net.op("Conv", first, net.const(weight), net.const(bias)))
+
+
+@TRAPS.add(None, "rows of zeros that an input multiplies must be right where a product keeps them")
+def zeros_that_an_input_multiplies() -> Net:
+    net = Net()
+    rows = net.op("Reshape", known_by_bounds(net, net.input("x", (2, 3, 2, 3))), net.const([2, 8, 6]))
+    return net.output(net.op("MatMul", net.input("a", (2, 5, 8)), net.known(rows, DEAD), name="y"))
+
+
+@TRAPS.add(None, "two factors that are both known to be zero: one of them must stay right")
+def product_of_two_zeros() -> Net:
+    net = Net()
+    x = net.input("x", (2, 3, 4, 4))
+    one, other = (net.known(known_by_bounds(net, x), DEAD) for _ in range(2))
+    return net.output(net.op("Mul", one, other, name="y"))
+
+
+@TRAPS.add(None, "a border above the bounds of what it surrounds: zero behind a Relu inside, and not at the border")
+def border_above_the_bounds() -> Net:
+    net = Net()
+    x = net.input("x", (2, 3, 6, 6))
+    t = net.op("Clip", net.conv(x, 3, 8), net.const(np.array(-2.0)), net.const(np.array(-1.0)))
+    t = net.op("Relu", net.op("Pad", t, net.const([0, 0, 1, 1, 0, 0, 1, 1]), net.const(np.array(3.0))))
+    return net.output(net.op("Add", net.conv(t, 8, 4), net.conv(x, 3, 4, pad=2), name="y"))
+
+
+@TRAPS.add(
+    chain_cut(4),
+    "a size computed from a tensor that is cut, for one that is not",
+    sizes=({"N": 2, "H": 5, "W": 6}, {"N": 1, "H": 8, "W": 8}),
+)
+def size_computed_from_another() -> Net:
+    net = Net()
+    x = net.input("x", ("N", 3, "H", "W"))
+    dead, whole = net.conv(x, 3, 8, zero=DEAD), net.conv(x, 3, 8)
+    shape = net.op("Shape", net.known(dead, DEAD))
+    batch = net.op("Slice", shape, net.const([0]), net.const([1]))
+    rest = net.op("Slice", shape, net.const([1]), net.const([4]))
+    size = net.op("ReduceProd", rest, axes=[0], keepdims=1)
+    flat = net.op("Reshape", whole, net.op("Concat", batch, size, axis=0), name="flat")
+    return net.output(net.conv(dead, 8, 4, name="y"), flat)
+
+
+@TRAPS.add(chain_cut(4), "constants pass a cast that rounds them")
+def constants_in_half_precision() -> Net:
+    def middle(net: Net, t: str) -> str:
+        return net.op("Cast", net.op("Cast", t, to=TensorProto.FLOAT16), to=TensorProto.FLOAT)
+
+    return chain(middle, constant=BETA, still_known=False, pad=0)

@@ -158,8 +158,13 @@ class Broadcast(Rule):
         return [t for t in ties if isinstance(t, Same) and t.b[1] not in pinned]
 
     def stand_by(self, node: Node, context: Context, live: Demand) -> int | None:
-        """The operand that can stand for the node where nothing but the shape of its output is needed."""
+        """The operand that can stand for the node where nothing but the shape of its output is needed.
+
+        Readers of shapes do not ask for integers that they know; so these never count as not needed.
+        """
         out = node.outputs[0]
+        if not context.graph.is_float(out):
+            return None
         if all(mask.any() for mask in live) or context.read_outputs(node)[1:] or out in context.graph.constant_only:
             return None
         types, shape = context.graph.dtypes, context.shape(out)

@@ -61,25 +61,27 @@ class Pad(Rule):
             if (before, after) == (0, 0):
                 continue
             size = source[axis]
-            if before <= 0 and after <= 0:
-                if axis < 2 and isinstance(size, int):
-                    full = result.expand(source, [axis])
-                    if full is None:
-                        return [None]
-                    where = np.arange(-before, size + after)
-                    result = full.map(lambda a, x=axis, n=size, w=where: along(a, x, n).take(w, x))
-                elif any(a is not None and a.shape[axis] > 1 for a in (result.value, result.known, low, high)):
+            varies = any(a is not None and a.shape[axis] > 1 for a in (result.value, result.known, *result.bounds()))
+            if not isinstance(size, int):
+                if varies and (before < 0 or after < 0):
                     return [None]
+                result = _bordered(result, axis, fill) if before > 0 or after > 0 else result
                 continue
-            if before < 0 or after < 0:
+            start, end = max(-before, 0), size + min(after, 0)
+            if end <= start:
                 return [None]
-            if not isinstance(size, int) or axis >= 2:
+            if varies and (start or end < size):
+                where = np.arange(start, end)
+                result = result.map(lambda a, x=axis, n=size, w=where: along(a, x, n).take(w, x))
+            if before <= 0 and after <= 0:
+                continue
+            if axis >= 2 and not varies:
                 result = _bordered(result, axis, fill)
                 continue
-            full = result.expand(source, [axis])
+            full = result.expand((*source[:axis], end - start, *source[axis + 1 :]), [axis])
             if full is None or np.prod(full.value.shape, dtype=np.int64) > CAP:
                 return [None]
-            result = _padded(full, axis, size, before, after, fill)
+            result = _padded(full, axis, end - start, max(before, 0), max(after, 0), fill)
         return [collapse(result)]
 
     def ties(self, node: Node, context: Context) -> list[Tie]:

@@ -42,24 +42,33 @@ def collapse_branches(context: Context) -> dict[str, str]:
             replaced[inputs[index]] = name
         if tuple(inputs) != node.inputs:
             graph.nodes[node.index] = replace(node, inputs=tuple(inputs))
-    for name in graph.outputs:
-        fact, giver = _known_output(name, context), graph.producer.get(name)
-        if fact is not None and giver is not None and name not in constant_only:
-            whole = _stretched(fact, context.shape(name))
-            spread = whole is not None and whole.value.size > fact.value.size + fact.rank
-            inputs = [_constant(context, name, giver.index, 0, fact if spread or whole is None else whole)]
-            replaced[inputs[0]] = name
-            if spread and whole is not None:  # smaller than the value at its full shape
-                times = np.array(whole.value.shape, np.int64) // np.array(fact.value.shape, np.int64)
-                inputs.append(_constant(context, name, giver.index, 1, constant(times)))
-            op = "Tile" if spread else "Identity"
-            graph.nodes[giver.index] = replace(
-                giver, op=op, domain="", inputs=tuple(inputs), outputs=(name,), captured=(), select=None
-            )
-            graph.forget_wiring()  # another output of a node that gave two may stand alone now
+    waiting = [name for name in graph.outputs if name not in constant_only]
+    while (known := next((name for name in waiting if _known_output(name, context) is not None), None)) is not None:
+        waiting.remove(known)
+        replaced |= _collapse_output(known, context)
     if replaced:
         graph.forget_wiring()
     return replaced
+
+
+def _collapse_output(name: str, context: Context) -> dict[str, str]:
+    """Let a known output of the graph be a constant; the new constants, with the tensor that they replace."""
+    graph = context.graph
+    fact, giver = _known_output(name, context), graph.producer[name]
+    assert fact is not None
+    whole = _stretched(fact, context.shape(name))
+    spread = whole is not None and whole.value.size > fact.value.size + fact.rank
+    inputs = [_constant(context, name, giver.index, 0, fact if spread or whole is None else whole)]
+    new = {inputs[0]: name}
+    if spread and whole is not None:  # smaller than the value at its full shape
+        times = np.array(whole.value.shape, np.int64) // np.array(fact.value.shape, np.int64)
+        inputs.append(_constant(context, name, giver.index, 1, constant(times)))
+    op = "Tile" if spread else "Identity"
+    graph.nodes[giver.index] = replace(
+        giver, op=op, domain="", inputs=tuple(inputs), outputs=(name,), captured=(), select=None, chain=()
+    )
+    graph.forget_wiring()  # another output of a node that gave two may stand alone now
+    return new
 
 
 def _stretched(fact: Fact | None, shape: Shape | None) -> Fact | None:

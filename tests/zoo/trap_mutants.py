@@ -123,13 +123,8 @@ def one_tap() -> Net:
     return net.output(net.op("Conv", t, net.const(weight), pads=[1] * 4, name="y"))
 
 
-@TRAPS.add(None, "channels that a gate closes are kept for a sum: what they hold may not become NaN on the way")
-def square_root_before_a_gate() -> Net:
-    """The dead rows of the second layer read one channel of the first and have a bias below zero: without that
-    channel they are negative, and 0 times their square root is no zero.
-    """
-    net = Net()
-    x = net.input("x", (2, 3, 8, 8))
+def positive_with_another(net: Net, x: str) -> str:
+    """A tensor whose DEAD channels are positive only as long as a channel that nobody else reads is there."""
     weight, bias = net.filters(3, 8, 1), net.normal(8)
     weight[5], bias[5] = weight[5] / 10, 4.0
     t = net.op("Sigmoid", net.op("Conv", x, net.const(weight), net.const(bias)))
@@ -137,12 +132,31 @@ def square_root_before_a_gate() -> Net:
     weight[:, 5] = 0
     weight[list(DEAD)] = 0
     weight[list(DEAD), 5], bias[list(DEAD)] = 5.0, -1.0
-    t = net.op("Sqrt", net.op("Conv", t, net.const(weight), net.const(bias)))
+    return net.op("Conv", t, net.const(weight), net.const(bias))
+
+
+def gated(net: Net, t: str) -> str:
     gate = np.ones((8, 1, 1))
     gate[list(DEAD)] = 0
-    gated = net.op("Mul", t, net.const(gate))
-    total = net.op("Add", gated, net.conv(x, 3, 8, 1))
+    return net.op("Mul", t, net.const(gate))
+
+
+@TRAPS.add(None, "channels that a gate closes are kept for a sum: what they hold may not become NaN on the way")
+def square_root_before_a_gate() -> Net:
+    """Without the channel that they alone read, the rows are negative, and 0 times their square root is no zero."""
+    net = Net()
+    x = net.input("x", (2, 3, 8, 8))
+    total = net.op("Add", gated(net, net.op("Sqrt", positive_with_another(net, x))), net.conv(x, 3, 8, 1))
     return net.output(net.conv(total, 8, 4, 1, name="y"))
+
+
+@TRAPS.add(None, "the logarithm of a sum that nobody needs is still one, and 0 times NaN is no zero")
+def logarithm_of_a_sum_before_a_gate() -> Net:
+    net = Net()
+    x = net.input("x", (2, 3, 8, 8))
+    t = gated(net, net.op("ReduceLogSum", positive_with_another(net, x), axes=[3], keepdims=1))
+    whole = net.op("ReduceMean", net.conv(x, 3, 8, 1), axes=[3], keepdims=1)
+    return net.output(net.conv(net.op("Add", t, whole), 8, 4, 1, name="y"))
 
 
 @TRAPS.add(0, "a negative scale reads its channel as a positive one does")

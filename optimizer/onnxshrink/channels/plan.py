@@ -10,7 +10,7 @@ import numpy as np
 
 from ..graph.view import Node, Shape, count
 from ..ops.contraction import Contraction
-from ..ops.rule import Channels, Rewrite, free_slices
+from ..ops.rule import Channels, Context, Rewrite, free_slices
 from ..ops.tie import Port, Same
 from .agreement import Disagreement, find_disagreements
 from .analysis import Analysis
@@ -162,7 +162,8 @@ def make_plan(
             plan.absorbed += _absorbed(node, analysis)
             if channels is not None:
                 port = (node.outputs[0], channels.axis)
-                where = np.flatnonzero(~solution.kept(port) & (kinds[port] == KINDS.index("unread")))
+                gone = ~solution.kept(port) & (kinds[port] == KINDS.index("unread"))
+                where = np.flatnonzero(gone & ~_partly_known(port, analysis.context))
                 if where.size:
                     plan.unread.append(Unread(*port, tuple(int(i) for i in where)))
     plan.stays = find_stays(analysis)
@@ -229,6 +230,15 @@ def _layer(
         (sum(sizes), sum(new)),
         (macs[0].get(label), macs[1].get(label) if active else 0),
     )
+
+
+def _partly_known(port: Port, context: Context) -> np.ndarray:
+    """Slices of which something is known, though not one value: their readers may go by that instead of reading."""
+    fact, size = context.fact(port[0]), context.size(*port) or 1
+    if fact is None:
+        return np.zeros(size, bool)
+    others = tuple(axis for axis in range(fact.rank) if axis != port[1])
+    return np.asarray(np.broadcast_to(fact.known.any(axis=others), (size,)))
 
 
 def _kinds(analysis: Analysis) -> dict[Port, np.ndarray]:

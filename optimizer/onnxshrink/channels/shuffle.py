@@ -24,47 +24,92 @@ DEPTH = 8
 MAX_ELEMENTS = 1 << 23
 
 
+Found = tuple[list[Node], int | None, np.ndarray]
+"""A chain, first node to last, and what it amounts to (see `Node.select`)."""
+
+
 def find_selections(context: Context) -> int:
     """Plan chains as selections, in place in `context.graph`; returns how many were found."""
     graph = context.graph
-    count = 0
-    for node in list(graph.nodes):
+    found: dict[int, Found] = {}
+    for node in graph.nodes:
         if node.op in LAST and not node.domain and node.outputs[0] not in graph.constant_only:
-            found = _selection(node, context) or _reordering(node, context)
-            if found is not None:
-                chain, axis, index = found
-                graph.nodes[node.index] = _planned(chain, axis, index, context)
-                count += 1
-    if count:
+            movement = _longest(_behind(node, context), context)
+            if movement is not None:
+                found[node.index] = movement
+    while (shorter := _passing_over(found, context)) is not None:
+        index, chain_left = shorter
+        del found[index]
+        again = _longest(chain_left, context)
+        if again is not None:
+            found[index] = again
+    for index, (nodes, axis, where) in found.items():
+        graph.nodes[index] = _planned(nodes, axis, where, context)
+    if found:
         graph.forget_wiring()
-    return count
+    return len(found)
+
+
+def _passing_over(found: dict[int, Found], context: Context) -> tuple[int, list[Node]] | None:
+    """A chain that passes over a tensor whose values something else needs, and what is left of it behind that tensor.
+
+    Planned as one movement it would go on reading, in the file, a tensor that is cut for others.
+    """
+    graph = context.graph
+    needed: set[str] = set()
+    waiting = list(graph.outputs) if found else []
+    while waiting:
+        name = waiting.pop()
+        if name in needed:
+            continue
+        needed.add(name)
+        node = graph.producer.get(name)
+        if node is None or node.op in ("Shape", "Size"):
+            continue
+        read = (found[node.index][0][0].inputs[0],) if node.index in found else node.inputs
+        waiting += [n for n in (*read, *node.captured) if n]
+    for index, (chain, _, _) in found.items():
+        if chain[-1].outputs[0] not in needed:
+            continue
+        over = [k for k, node in enumerate(chain[:-1]) if node.outputs[0] in needed]
+        if over:
+            return index, chain[over[-1] + 1 :]
+    return None
+
+
+def _behind(last: Node, context: Context) -> list[Node]:
+    """The nodes that only move what leads to `last`, first to last."""
+    chain = [last]
+    while len(chain) < DEPTH:
+        producer = context.graph.producer.get(chain[0].inputs[0])
+        if producer is None or producer.op not in MOVES or producer.domain:
+            break
+        chain.insert(0, producer)
+    return chain
+
+
+def _longest(chain: list[Node], context: Context) -> Found | None:
+    """The longest end of a chain that is a selection, or else a reordering."""
+    for amounts_to in (_as_selection, _as_reordering):
+        for first in range(len(chain) - 1):
+            movement = amounts_to(chain[first:], context)
+            if movement is not None:
+                return movement
+    return None
 
 
 def _planned(chain: list[Node], axis: int | None, index: np.ndarray, context: Context) -> Node:
     """The node that stands for a chain."""
     operands = dict.fromkeys(name for node in chain for name in node.inputs[1:] if name)
-    computed = [name for name in operands if name not in context.graph.constant_only]
+    computed = [name for name in operands if context.array(name) is None]
     return replace(chain[-1], inputs=(chain[0].inputs[0], *computed), select=(axis, index), chain=tuple(chain))
 
 
-def _selection(last: Node, context: Context) -> tuple[list[Node], int, np.ndarray] | None:
-    """(chain, axis, index) of the longest chain ending in `last` that holds a Transpose and is a selection."""
-    graph = context.graph
-    chain: list[Node] = [last]
-    best = None
-    while len(chain) < DEPTH:
-        start = chain[0].inputs[0]
-        if len(chain) > 1 and any(node.op == "Transpose" for node in chain):
-            found = _as_selection(chain, start, context)
-            best = best if found is None else (list(chain), *found)
-        producer = graph.producer.get(start)
-        if producer is None or producer.op not in MOVES or producer.domain or producer.select is not None:
-            break
-        chain.insert(0, producer)
-    return best
-
-
-def _as_selection(chain: list[Node], start: str, context: Context) -> tuple[int, np.ndarray] | None:
+def _as_selection(chain: list[Node], context: Context) -> Found | None:
+    """The selection that a chain with a Transpose amounts to."""
+    if not any(node.op == "Transpose" for node in chain):
+        return None
+    start = chain[0].inputs[0]
     source, target = _sizes(start, context), _sizes(chain[-1].outputs[0], context)
     if source is None or target is None or len(source) != len(target) or np.prod(source, dtype=object) > MAX_ELEMENTS:
         return None
@@ -80,7 +125,7 @@ def _as_selection(chain: list[Node], start: str, context: Context) -> tuple[int,
         index = np.unravel_index(line, source)[axis]
         if np.array_equal(numbers.take(index, axis), moved):
             identity = index.size == source[axis] and bool((np.diff(index) == 1).all())
-            return None if identity else (axis, index)
+            return None if identity else (chain, axis, index)
     return None
 
 
@@ -126,25 +171,12 @@ def _applied(chain: list[Node], array: np.ndarray, context: Context) -> np.ndarr
     return array
 
 
-def _reordering(last: Node, context: Context) -> tuple[list[Node], None, np.ndarray] | None:
-    """(chain, None, order of its axes) of the longest chain ending in `last` that reshapes and only moves axes."""
-    graph = context.graph
-    if last.op not in {*RESHAPES, "Transpose"}:
+def _as_reordering(chain: list[Node], context: Context) -> Found | None:
+    """The transposition that a chain of reshapes and transpositions amounts to."""
+    if any(node.op not in {*RESHAPES, "Transpose", "Identity"} for node in chain):
         return None
-    chain = [last]
-    best = None
-    while len(chain) < DEPTH:
-        start = chain[0].inputs[0]
-        if len(chain) > 1 and any(node.op in RESHAPES for node in chain):
-            order = _order(chain, context)
-            best = best if order is None else (list(chain), None, np.array(order))
-        producer = graph.producer.get(start)
-        if producer is None or producer.op not in {*RESHAPES, "Transpose", "Identity"} or producer.domain:
-            break
-        if producer.select is not None:
-            break
-        chain.insert(0, producer)
-    return best
+    order = _order(chain, context) if any(node.op in RESHAPES for node in chain) else None
+    return None if order is None else (chain, None, np.array(order))
 
 
 class _Factors:

@@ -205,7 +205,7 @@ class Solution:
         empty = self.empty()
         if not empty:
             return False
-        (tensor, axis) = empty[0]
+        (tensor, axis) = min(empty, key=lambda port: self.kept(port).size)  # where there is least to choose from
         mask = np.zeros_like(self.kept((tensor, axis)))
         mask[self._before((tensor, axis)).argmax()] = True
         self.keep((tensor, axis), mask)

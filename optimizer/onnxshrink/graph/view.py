@@ -42,8 +42,8 @@ class Node:
 
     `position` is the node's place in the file (Constant nodes have none here); `captured` are outer tensors that
     bodies of If, Loop and Scan read. A node with `select` (axis, index) stands for a chain of movements that is planned
-    as one selection of its first input, or with (None, order) as one transposition; its other inputs are the computed
-    shapes that `chain`, the nodes as they are in the file, reads.
+    as one selection of its first input, or with (None, order) as one transposition; its other inputs are the shapes
+    known at run time only that `chain`, the nodes as they are in the file, reads.
     """
 
     index: int

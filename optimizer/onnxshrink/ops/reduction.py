@@ -103,9 +103,12 @@ class Reduce(Rule):
         return node.op in ("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare")
 
     def reads(self, node: Node, context: Context, state: State) -> dict[int, Demand | None]:
-        reduced, live = self.axes(node, context), state.live(node.outputs[0])
+        out = node.outputs[0]
+        reduced, live = self.axes(node, context), state.live(out)
         if reduced is None:
             return super().reads(node, context, state)
+        if node.op in ("ReduceLogSum", "ReduceLogSumExp"):  # of garbage NaN or infinity, which no zero removes
+            live = [mask | state.kept((out, axis)) for axis, mask in enumerate(live)]
         if live and not all(mask.any() for mask in live):
             return {}
         x = node.inputs[0]

@@ -167,12 +167,18 @@ def _stays(node: Node, cut: Cut) -> bool:
         for tensor in (node.inputs[0], *between)
         for axis in range(cut.context.rank(tensor) or 0)
     )
-    return not any(touched) and not any(map(cut.stale, node.inputs))
+    return not any(touched) and not any(cut.stale(name) for inner in node.chain for name in inner.inputs[1:])
 
 
 def _dropped(node: Node) -> tuple[dict[str, Any], dict[int, np.ndarray | str | None]]:
     """Attributes and operands of a chain that gives way to one node."""
     return {a.name: None for a in node.proto.attribute}, dict.fromkeys(range(1, max(len(node.inputs), 2)))
+
+
+def _shapes(node: Node, context: Context, state: State) -> list[int]:
+    """The operands that a chain of movements reads as long as it stays one, its shapes."""
+    ports = [(t, a) for t in (node.inputs[0], node.outputs[0]) for a in range(context.rank(t) or 0)]
+    return list(range(1, len(node.inputs))) if all(state.kept(port).all() for port in ports) else []
 
 
 class Selection(Select):
@@ -191,6 +197,13 @@ class Selection(Select):
         axis, index = self._selected(node)
         x, y = node.inputs[0], node.outputs[0]
         return [*parallel(x, y, context, (axis,)), Picks((x, axis), (y, axis), index)]
+
+    def operands(self, node: Node, context: Context, state: State) -> list[int]:
+        return [0, *_shapes(node, context, state)]
+
+    def reads(self, node: Node, context: Context, state: State) -> dict[int, Demand | None]:
+        demands = super().reads(node, context, state)
+        return {i: demands[i] for i in self.operands(node, context, state) if i in demands}
 
     def rewrite(self, node: Node, cut: Cut) -> Rewrite:
         axis, index = self._selected(node)
@@ -222,7 +235,10 @@ class Reordering(Transpose):
 
     def reads(self, node: Node, context: Context, state: State) -> dict[int, Demand | None]:
         demands = super().reads(node, context, state)
-        return {**dict.fromkeys(range(1, len(node.inputs))), **demands} if demands else {}
+        return {**dict.fromkeys(_shapes(node, context, state)), **demands} if demands else {}
+
+    def operands(self, node: Node, context: Context, state: State) -> list[int]:
+        return [0, *_shapes(node, context, state)]
 
 
 class Gather(Select):

@@ -61,8 +61,12 @@ class PlannedCut:
     def _find_stale(self) -> set[str]:
         graph = self.context.graph
         stale: set[str] = set()
+        changed: set[str] = set()
         for node in graph.nodes:
-            if node.op in ("Shape", "Size") and self.touched(node.inputs[0]):
+            # a tensor that the plan does without follows what it is made of, if something of the file still reads it
+            made_of = any(name in changed for name in node.inputs)
+            changed |= {o for o in node.outputs if (self.touched(o) if self.needed(o) else made_of)}
+            if node.op in ("Shape", "Size") and node.inputs[0] in changed:
                 stale.add(node.outputs[0])
             elif any(name in stale for name in node.inputs):
                 for out in node.outputs:

@@ -85,6 +85,19 @@ def execute(solution: Solution, replaced: dict[str, str], changed: set[str], *, 
     return Execution(operate(graph.model, edits), rewrites, True, names.renamed, names.computed)
 
 
+def _staying(last: Node, cut: PlannedCut) -> dict[int, Node]:
+    """The nodes behind a planned chain that stays, as they are in the file, up to those that the plan knows."""
+    found: dict[int, Node] = {}
+    waiting = [last]
+    while waiting:
+        node = waiting.pop()
+        if node.index not in found and (node is last or not cut.active(node)):
+            found[node.index] = own = node.chain[-1] if node.chain else node
+            producers = cut.context.graph.producer
+            waiting += [producers[name] for name in own.inputs if name in producers]
+    return found
+
+
 def _merged(one: Rewrite, other: Rewrite) -> Rewrite:
     return other if other.bypass is not None else one
 

@@ -42,7 +42,7 @@ def test_zero() -> None:
     plan = plan_of(chain(lambda net, t: net.op("Relu", t)))
     assert gone(plan) == {"zero": 4}
     assert plan.kept["relu_1"] == {1: [0, 2, 5, 7]}
-    assert plan.channels == (12, 8)
+    assert plan.channels == (15, 11)
     first = plan.layers[0]
     assert (first.before, first.after, first.parameters) == (8, 4, (8 * 27 + 8, 4 * 27 + 4))
     assert first.macs == (2 * 64 * 8 * 27, 2 * 64 * 4 * 27)

@@ -85,6 +85,49 @@ def test_a_cast_that_each_implementation_rounds_its_own_way_is_not_known() -> No
     assert np.flatnonzero(found).tolist() == [1]
 
 
+def test_a_cast_to_half_precision_is_known() -> None:
+    net = Net()
+    t = net.conv(net.input("x", (2, 3, 8, 8)), 3, 8, constant={1: 0.5, 2: 0.3})
+    found = known(net, net.op("Cast", t, to=TensorProto.FLOAT16))
+    assert found is not None
+    assert np.flatnonzero(found).tolist() == [1, 2]
+
+
+def test_what_an_edge_repeats_is_not_known() -> None:
+    net = Net()
+    t = net.conv(net.input("x", (2, 3, 8, 8)), 3, 2, constant={0: 0.5})
+    padded = net.op("Pad", t, net.const([0, 1, 0, 0, 0, 5, 0, 0]), mode="edge")
+    assert known(net, padded) is None
+
+
+@pytest.mark.parametrize(("start", "step"), [(1, 1), (0, 2)])
+def test_only_a_range_by_ones_from_zero_is_as_long_as_its_limit(start: int, step: int) -> None:
+    net = Net()
+    shape = net.op("Shape", net.input("x", ("N", 8)))
+    limit = net.op("Squeeze", net.op("Slice", shape, net.const([0]), net.const([1])), net.const([0]))
+    steps = net.op("Range", net.const(np.array(start)), limit, net.const(np.array(step)))
+    graph = understand(build(read(net.output(steps).model()))).graph
+    assert graph.shapes[steps] != ("N",)
+
+
+def test_the_shape_of_what_stays_is_left_alone() -> None:
+    def middle(net: Net, t: str) -> str:
+        whole = net.conv("x", 3, 8)
+        return net.op("Add", t, net.op("Reshape", net.op("Flatten", whole), net.op("Shape", whole)))
+
+    result = onnxshrink.optimize(chain(middle, still_known=False).model(), align=1, negligible=0, verify=False)
+    assert "Where" not in {node.op_type for node in result.model.graph.node}
+
+
+def test_a_known_plane_that_varies_is_not_known_behind_a_pool() -> None:
+    net = Net()
+    dead = net.conv(net.input("x", (2, 3, 8, 8)), 3, 8, zero=range(8))
+    plane = net.op("Add", dead, net.const(net.normal(1, 8, 8, 8)))
+    pooled = net.op("MaxPool", plane, kernel_shape=[2, 2], strides=[2, 2])
+    fact = understand(build(read(net.output(pooled).model()))).fact(pooled)
+    assert fact is None or not fact.known.any()
+
+
 def test_texts_are_looked_at_without_harm() -> None:
     net = Net()
     condition = net.op("Greater", net.input("x", (2, 8, 1, 1)), net.const(np.array(0.0)))

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from onnx import ModelProto
+from onnx import ModelProto, helper
 
 from .net import Net
 
@@ -86,7 +86,8 @@ def chain(
     conv2: Mapping[str, object] | None = None,
     **net_options: object,
 ) -> Net:
-    """x -> Conv(3, 8) -> middle -> Conv(width, 4) -> y; plants in the first Conv, `unread` in the second.
+    """x -> ConvTranspose(3, 3) -> Conv(3, 8) -> middle -> Conv(width, 4) -> y; plants in the first Conv, `unread` in
+    the second. The 1x1 ConvTranspose loses channels if something behind it fails to ask for the right values.
 
     Args:
         middle: adds nodes and returns the last tensor; None for nothing.
@@ -99,7 +100,7 @@ def chain(
     constant = dict(constant or {})
     zero = [channel for channel in zero if channel not in constant]
     planted = (*zero, *constant)
-    first = net.conv(x, 3, 8, zero=zero, constant=constant, **(conv1 or {}))
+    first = net.conv("mixed", 3, 8, zero=zero, constant=constant, **(conv1 or {}))
     if planted and (conv1 or {}).get("bias", True):
         net.known(first, planted)
     last = middle(net, first) if middle else first
@@ -107,4 +108,7 @@ def chain(
         net.known(last, planted)
     if unread:
         net.unread(last, unread)
-    return net.output(net.conv(last, width, 4, kernel, pad=pad, unread=unread, name="y", **(conv2 or {})))
+    net.output(net.conv(last, width, 4, kernel, pad=pad, unread=unread, name="y", **(conv2 or {})))
+    mixing = net.const(net.normal(3, 3, *[1] * (len(shape) - 2)))
+    net.nodes.insert(0, helper.make_node("ConvTranspose", [x, mixing], ["mixed"], "mixing"))
+    return net

@@ -30,7 +30,7 @@ def bn_chain(
     zero = DEAD if dead_filters else ()
     net = chain(middle, zero=zero, conv1={"bias": False}, pad=pad)
     if not dead_filters:
-        net.unread(net.nodes[0].output[0], DEAD)
+        net.unread(net.nodes[1].output[0], DEAD)
     return net
 
 

@@ -41,7 +41,7 @@ def zero_bias(net: Net, node: int, channels) -> Net:
     4 * DEPTHWISE_CHANNEL, "a zero channel stays zero through a depthwise Conv without bias there", name="depthwise"
 )
 def depthwise_zero() -> Net:
-    return zero_bias(depthwise(DEAD, known=DEAD), 1, DEAD)
+    return zero_bias(depthwise(DEAD, known=DEAD), 2, DEAD)
 
 
 @TRAPS.add(3 * DEPTHWISE_CHANNEL, "a zero channel becomes the bias of the depthwise Conv: a carrier stays")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from onnx import TensorProto
 
 from .net import Net
 from .trap import DEAD, Family, chain, chain_cut
@@ -251,9 +250,40 @@ def size_computed_from_another() -> Net:
     return net.output(net.conv(dead, 8, 4, name="y"), flat)
 
 
-@TRAPS.add(chain_cut(4), "constants pass a cast that rounds them")
-def constants_in_half_precision() -> Net:
+@TRAPS.add(chain_cut(4), "sizes of a Split are an operand from operator set 13 on", name="split_of_opset_13")
+def split_of_opset_13() -> Net:
     def middle(net: Net, t: str) -> str:
-        return net.op("Cast", net.op("Cast", t, to=TensorProto.FLOAT16), to=TensorProto.FLOAT)
+        one = net.op("Split", t, net.const([3, 5]), count=2, axis=1)
+        return net.op("Concat", one, f"{one}:1", axis=1)
 
-    return chain(middle, constant=BETA, still_known=False, pad=0)
+    return chain(middle, opset=13, ir_version=7)
+
+
+@TRAPS.add(None, "positions of a MaxPool count in the whole tensor")
+def positions_of_a_pool() -> Net:
+    net = Net()
+    t = net.conv(net.conv(net.input("x", (2, 3, 8, 8)), 3, 4, 1), 4, 8, zero=DEAD)
+    pooled = net.op("MaxPool", t, count=2, kernel_shape=[2, 2], strides=[2, 2])
+    return net.output(net.conv(pooled, 8, 4, name="y"), f"{pooled}:1")
+
+
+@TRAPS.add(4 * 28 + 4 * 4, "a mean lies between the bounds of what it is taken of")
+def mean_within_bounds() -> Net:
+    net = Net()
+    t = net.op("Sigmoid", net.conv(net.input("x", (2, 3, 6, 6)), 3, 8))
+    shift = np.zeros((8, 1, 1))
+    shift[list(DEAD)] = -2.0
+    mean = net.op("ReduceMean", t, axes=[2, 3], keepdims=1)
+    relu = net.known(net.op("Relu", net.op("Add", mean, net.const(shift))), DEAD)
+    return net.output(net.conv(relu, 8, 4, 1, name="y"))
+
+
+@TRAPS.add(chain_cut(4), "a Slice backwards to the very first slice")
+def slice_backwards() -> Net:
+    def middle(net: Net, t: str) -> str:
+        for _ in range(2):
+            operands = [net.const([v]) for v in (-1, -(2**31), 1, -1)]
+            t = net.op("Slice", t, *operands)
+        return t
+
+    return chain(middle)

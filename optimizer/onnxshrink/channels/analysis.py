@@ -122,21 +122,17 @@ def _narrower(solution: Solution) -> Context | None:
     tensors = [t for t in context.graph.tensors() if t in context.facts]
     own.kept = {t: [solution.kept((t, a)) for a in range(context.rank(t) or 0)] for t in tensors}
     own.kept = {t: masks for t, masks in own.kept.items() if not all(mask.all() for mask in masks)}
+    own.live = {t: solution.live(t) for t in own.kept}
     for tensor, masks in own.kept.items():
         constant = context.graph.constants.get(tensor)
         if not solution.needed(tensor) or (constant is not None and constant.size > MAX_CONSTANT):
             continue
-        if _all_known(tensor, own) and not _all_known(tensor, context):
+        if own.settled(tensor) and not context.settled(tensor):
             return own
         for axis, mask in enumerate(masks):
             if (free_slices(tensor, axis, own)[0] & ~free_slices(tensor, axis, context)[0] & mask).any():
                 return own
     return None
-
-
-def _all_known(tensor: str, context: Context) -> bool:
-    fact = context.fact_within(tensor)
-    return fact is not None and fact.all_known
 
 
 def _propagated(graph: Graph, like: Context, *, bounds: bool) -> Context:

@@ -79,13 +79,13 @@ def _stretched(fact: Fact | None, shape: Shape | None) -> Fact | None:
 
 
 def _constant(context: Context, name: str, node: int, index: int, fact: Fact) -> str:
-    """A new constant that holds what is known of a tensor, for one reader."""
+    """A new constant that holds what is known of a tensor, and zeros elsewhere, for one reader."""
     graph, new, value = context.graph, edge(f"{name}@known", node, index), np.array(fact.value)
     graph.constants[new] = value
     graph.source[new] = f"{name}@known"
     graph.shapes[new] = tuple(int(d) for d in value.shape)
     graph.dtypes[new] = value.dtype
-    context.facts[new] = fact
+    context.facts[new] = constant(value)
     return new
 
 

@@ -8,7 +8,7 @@ from ..graph.shapes import StandIns, infer
 from ..graph.view import Graph, Node, Shape
 from ..ops import rule_for
 from ..ops.evaluate import evaluate
-from ..ops.fact import Fact, collapse, constant
+from ..ops.fact import Fact, collapse, constant, denormal
 from ..ops.rule import OLDER, Context
 from .symbols import elements
 
@@ -35,6 +35,7 @@ MISJUDGED = {
     "GridSample",
     "GroupNormalization",
     "InstanceNormalization",
+    "LRN",
     "LSTM",
     "LpPool",
     "MaxPool",
@@ -47,6 +48,9 @@ MISJUDGED = {
 """Operators that onnx's reference implementation (1.23) computes otherwise than runtimes do, for some attributes or
 inputs (what normalization leaves of a constant is its rounding, amplified).
 """
+
+FLATTENING = {"Hardmax", "LogSoftmax", "Softmax"}
+"""Operators that took their input for a matrix before operator set 13, which the reference implementation forgets."""
 
 INT_RANGES = {"uint8": (0.0, 255.0), "int8": (-128.0, 127.0), "bool": (0.0, 1.0)}
 
@@ -153,7 +157,7 @@ def facts_of(node: Node, context: Context) -> list[Fact | None]:
         return found
     if node.domain or node.captured:
         return found
-    if rule is OLDER:
+    if rule is OLDER or (node.op in FLATTENING and context.opset < 13):
         return found
     if any(a.type in (5, 10) for a in node.proto.attribute):  # a body
         return found
@@ -169,6 +173,8 @@ def facts_of(node: Node, context: Context) -> list[Fact | None]:
     if results is None:
         return found
     return [
-        collapse(constant(r)) if isinstance(r, np.ndarray) and r.dtype.kind in "fiub" and r.size <= FOLD else None
+        collapse(Fact(r, ~denormal(r)))
+        if isinstance(r, np.ndarray) and r.dtype.kind in "fiub" and r.size <= FOLD
+        else None
         for r in results
     ]

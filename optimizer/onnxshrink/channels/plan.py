@@ -143,8 +143,11 @@ def make_plan(
     solution, context = analysis.solution, analysis.context
     graph = context.graph
     plan = Plan()
+    passed_over = {n.outputs[0] for node in graph.nodes if solution.active(node) for n in node.chain[:-1]}
     for tensor in graph.tensors():
         axes = {}
+        if tensor in passed_over:  # what a chain moves is read where the chain begins
+            continue
         for axis in range(context.rank(tensor) or 0):
             mask = solution.kept((tensor, axis))
             producer = graph.producer.get(tensor)

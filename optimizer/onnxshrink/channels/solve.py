@@ -68,13 +68,18 @@ class Solution:
         return any((kept & ~live).any() for kept, live in zip(self._kept[tensor], self.live(tensor), strict=True))
 
     def within(self, other: Solution, replaced: dict[str, str]) -> bool:
-        """Whether nothing is kept that `other` cuts; a constant is held against the tensor that it replaces."""
+        """Whether nothing is kept that `other` cuts. A constant is held against the tensor that it replaces, and knows
+        no more of it than what was live.
+        """
         for tensor, masks in self._kept.items():
             if tensor not in self._needed:
                 continue
-            for mask, theirs in zip(masks, other._kept[replaced.get(tensor, tensor)], strict=True):
-                if mask.size == theirs.size and (mask & ~theirs).any():
-                    return False
+            before = replaced.get(tensor, tensor)
+            pairs = [*zip(masks, other._kept[before], strict=True)]
+            if tensor in replaced:
+                pairs += zip(self._live[tensor], other.live(before), strict=True)
+            if any(mask.size == theirs.size and (mask & ~theirs).any() for mask, theirs in pairs):
+                return False
         return True
 
     # growth
@@ -105,6 +110,8 @@ class Solution:
         """A reader needs the right values of `demand` (None: of everything)."""
         if tensor in self.context.graph.constant_only:  # always right; what stays of it is for ties and pins to say
             self._require(tensor)
+            for live, mask in zip(self._live[tensor], demand or everything(tensor, self.context), strict=False):
+                live |= mask if mask.size == live.size else np.ones_like(live)
             return
         whole = demand if demand is not None else everything(tensor, self.context)
         if not all(mask.any() for mask in whole):

@@ -12,7 +12,7 @@ from ..graph.shapes import same
 from ..graph.view import Node, Shape, is_float
 from . import interval
 from .evaluate import evaluate
-from .fact import CAP, Fact, collapse, constant, unknown
+from .fact import CAP, Fact, collapse, constant, denormal, unknown
 from .rule import Context, Cut, Demand, Rewrite, Rule, State, register, rule_for
 from .tie import Same, Tie
 
@@ -130,7 +130,7 @@ class Broadcast(Rule):
                     value = np.where(known, value, low).astype(value.dtype)
                     known = known | met
         if known.any() and is_float(value.dtype):
-            known = known & np.isfinite(value)
+            known = known & np.isfinite(value) & ~denormal(value)
         return collapse(Fact(value, known, low, high))
 
     def operand(self, node: Node, index: int, rank: int, context: Context) -> Fact | None:
@@ -428,7 +428,7 @@ def collapsible(node: Node, context: Context) -> dict[int, bool]:
     data = [i for i, name in enumerate(node.inputs) if name]
     sizes = [context.shape(name) for name in node.inputs]
     found: dict[int, bool] = {}
-    known = [i for i in data if (left := context.fact_within(node.inputs[i])) is not None and left.all_known]
+    known = [i for i in data if context.settled(node.inputs[i])]
     rest = [i for i in known if node.inputs[i] not in context.graph.constants]
     for index in rest:
         fact = context.fact(node.inputs[index])

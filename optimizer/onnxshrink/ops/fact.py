@@ -90,6 +90,12 @@ def unknown(rank: int, dtype: np.dtype) -> Fact:
     return Fact(np.zeros((1,) * rank, dtype), np.zeros((1,) * rank, bool))
 
 
+def denormal(value: np.ndarray) -> np.ndarray:
+    """Where values are so small that a runtime's approximation of an operator may give zero instead."""
+    least = float(np.finfo(value.dtype).tiny) if value.dtype.kind == "f" else 0.0
+    return np.asarray((value != 0) & (np.abs(value) < least)) if least else np.zeros(value.shape, bool)
+
+
 def collapse(fact: Fact | None) -> Fact | None:
     """The same fact with axes of length one where nothing varies; None if it says nothing at all."""
     if fact is None:

@@ -134,7 +134,8 @@ class Multiplication(Contraction):
         elif node.op == "MatMul" and (attended := self._attended(node, context, rank)) is not None:
             result = np.where(attended[0] & ~known, attended[1], result)
             known = known | attended[0]
-        if not known.any():
+        of_unknown_length = any(n > 1 and context.size(node.outputs[0], a) is None for a, n in enumerate(result.shape))
+        if not known.any() or of_unknown_length:
             return [None]
         with np.errstate(all="ignore"):
             values = result.astype(dtype)

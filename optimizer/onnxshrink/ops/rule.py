@@ -25,14 +25,15 @@ Demand = list[np.ndarray]
 class Context:
     """What a rule may look at: the graph, the facts so far, and which dimension each element of a shape operand is.
 
-    `kept` is what an earlier solution left of a tensor: what is known there is known, whatever the rest may hold.
-    Nothing here changes during planning.
+    `kept` is what an earlier solution left of a tensor: what is known there is known, whatever the rest may hold; of
+    what is not `live` nobody needs the right value. Nothing here changes during planning.
     """
 
     def __init__(self, graph: Graph, facts: dict[str, Fact]):
         self.graph, self.facts = graph, facts
         self.elements: dict[str, list[Dim]] = {}
         self.kept: dict[str, Demand] = {}
+        self.live: dict[str, Demand] = {}
         self._patterns: dict[Any, Any] = {}
 
     @property
@@ -56,12 +57,12 @@ class Context:
 
     def fact_within(self, tensor: str, axis: int | None = None) -> Fact | None:
         """The fact of what an earlier solution left of a tensor, with the whole of `axis`."""
-        fact = self.fact(tensor)
-        for other, mask in enumerate(self.kept.get(tensor, ()) if fact is not None else ()):
-            if other != axis and mask.any() and not mask.all():
-                where = np.flatnonzero(mask)
-                fact = fact.map(lambda a, x=other, w=where: a.take(w, x) if a.shape[x] > 1 else a)  # type: ignore[union-attr]
-        return fact
+        return _restricted(self.fact(tensor), self.kept.get(tensor, []), axis)
+
+    def settled(self, tensor: str) -> bool:
+        """Whether all is known of which an earlier solution needed the right value; of everything without one."""
+        fact = _restricted(self.fact(tensor), self.live.get(tensor, []), None)
+        return fact is not None and fact.all_known
 
     def array(self, tensor: str) -> np.ndarray | None:
         """A tensor's values when all are known, at full shape; None otherwise."""
@@ -122,6 +123,15 @@ class State(Protocol):
     def live(self, tensor: str) -> Demand: ...
 
     def needed(self, tensor: str) -> bool: ...
+
+
+def _restricted(fact: Fact | None, masks: Demand, axis: int | None) -> Fact | None:
+    """The fact of some slices along each axis but one; of all of them where there is no mask, or none in it."""
+    for other, mask in enumerate(masks if fact is not None else ()):
+        if other != axis and mask.any() and not mask.all():
+            where = np.flatnonzero(mask)
+            fact = fact.map(lambda a, x=other, w=where: a.take(w, x) if a.shape[x] > 1 else a)  # type: ignore[union-attr]
+    return fact
 
 
 @dataclass

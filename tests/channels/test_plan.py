@@ -43,7 +43,7 @@ def test_zero() -> None:
     assert gone(plan) == {"zero": 4}
     assert plan.kept["relu_1"] == {1: [0, 2, 5, 7]}
     assert plan.channels == (15, 11)
-    first = plan.layers[0]
+    first = plan.layers[1]
     assert (first.before, first.after, first.parameters) == (8, 4, (8 * 27 + 8, 4 * 27 + 4))
     assert first.macs == (2 * 64 * 8 * 27, 2 * 64 * 4 * 27)
 

@@ -30,7 +30,10 @@ CHOSEN: tuple[Mutant, ...] = (
         "forgotten tie",
     ),
     Mutant(
-        "ops/matmul.py", "right = right.T if k2 == 1 else right", "right = right if k2 == 1 else right", "swapped axis"
+        "ops/matmul.py",
+        "return factor if inner == rank - 1 - index else Factor(",
+        "return factor if inner != rank - 1 - index else Factor(",
+        "swapped axis",
     ),
     Mutant(
         "ops/matmul.py",
@@ -38,7 +41,12 @@ CHOSEN: tuple[Mutant, ...] = (
         "of_b = np.where(wanted, ~excused, False)",
         "dropped demand",
     ),
-    Mutant("ops/matmul.py", "result = result + beta * bias.value", "result = result + bias.value", "factor forgotten"),
+    Mutant(
+        "ops/matmul.py",
+        'result = result + float(node.attr("beta", 1.0)) * bias.value',
+        "result = result + bias.value",
+        "factor forgotten",
+    ),
     Mutant("ops/matmul.py", 'and node.attr("beta", 1.0) != 0', "", "a bias that does not count takes constants"),
     Mutant(
         "ops/matmul.py",

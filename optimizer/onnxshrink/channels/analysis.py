@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..graph.view import Graph
-from ..ops.rule import Context, free_slices
+from ..ops.rule import Context, Demand, free_slices
 from ..ops.tie import Port
 from . import negligible
 from .collapse import collapse_branches
@@ -119,20 +119,24 @@ def _narrower(solution: Solution) -> Context | None:
     """The same knowledge about what a solution leaves; None where that says nothing new."""
     context = solution.context
     own = _copied(context)
-    tensors = [t for t in context.graph.tensors() if t in context.facts]
-    own.kept = {t: [solution.kept((t, a)) for a in range(context.rank(t) or 0)] for t in tensors}
-    own.kept = {t: masks for t, masks in own.kept.items() if not all(mask.all() for mask in masks)}
-    own.live = {t: solution.live(t) for t in own.kept}
+    tensors = [t for t in context.graph.tensors() if t in context.facts and solution.needed(t)]
+    own.kept = _partial({t: [solution.kept((t, a)) for a in range(context.rank(t) or 0)] for t in tensors})
+    own.live = _partial({t: solution.live(t) for t in tensors if t not in context.graph.constants})
+    if any(own.settled(t) and not context.settled(t) for t in own.live):
+        return own
     for tensor, masks in own.kept.items():
         constant = context.graph.constants.get(tensor)
-        if not solution.needed(tensor) or (constant is not None and constant.size > MAX_CONSTANT):
+        if constant is not None and constant.size > MAX_CONSTANT:
             continue
-        if own.settled(tensor) and not context.settled(tensor):
-            return own
         for axis, mask in enumerate(masks):
             if (free_slices(tensor, axis, own)[0] & ~free_slices(tensor, axis, context)[0] & mask).any():
                 return own
     return None
+
+
+def _partial(masks: dict[str, Demand]) -> dict[str, Demand]:
+    """Those of which something is left out."""
+    return {tensor: axes for tensor, axes in masks.items() if not all(mask.all() for mask in axes)}
 
 
 def _propagated(graph: Graph, like: Context, *, bounds: bool) -> Context:

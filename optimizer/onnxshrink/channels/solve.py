@@ -108,13 +108,14 @@ class Solution:
 
     def _demand(self, tensor: str, demand: Demand | None, why: int, node: int) -> None:
         """A reader needs the right values of `demand` (None: of everything)."""
+        whole = demand if demand is not None else everything(tensor, self.context)
+        nothing = not all(mask.any() for mask in whole)
         if tensor in self.context.graph.constant_only:  # always right; what stays of it is for ties and pins to say
             self._require(tensor)
-            for live, mask in zip(self._live[tensor], demand or everything(tensor, self.context), strict=False):
+            for live, mask in zip(self._live[tensor], () if nothing else whole, strict=False):
                 live |= mask if mask.size == live.size else np.ones_like(live)
             return
-        whole = demand if demand is not None else everything(tensor, self.context)
-        if not all(mask.any() for mask in whole):
+        if nothing:
             return
         if tensor not in self._needed:
             self._needed.add(tensor)
@@ -212,7 +213,8 @@ class Solution:
         empty = self.empty()
         if not empty:
             return False
-        (tensor, axis) = min(empty, key=lambda port: self.kept(port).size)  # where there is least to choose from
+        # where there is least to choose from, and furthest from the inputs, as what is read keeps what it is made of
+        (tensor, axis) = min(reversed(empty), key=lambda port: self.kept(port).size)
         mask = np.zeros_like(self.kept((tensor, axis)))
         mask[self._before((tensor, axis)).argmax()] = True
         self.keep((tensor, axis), mask)

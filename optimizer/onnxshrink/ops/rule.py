@@ -61,8 +61,9 @@ class Context:
 
     def settled(self, tensor: str) -> bool:
         """Whether all is known of which an earlier solution needed the right value; of everything without one."""
-        fact = _restricted(self.fact(tensor), self.live.get(tensor, []), None)
-        return fact is not None and fact.all_known
+        live = self.live.get(tensor, [])
+        fact = _restricted(self.fact(tensor), live, None)
+        return fact is not None and (fact.all_known or not all(mask.any() for mask in live))
 
     def array(self, tensor: str) -> np.ndarray | None:
         """A tensor's values when all are known, at full shape; None otherwise."""

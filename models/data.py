@@ -1,93 +1,126 @@
-"""CIFAR-10 as uint8 arrays in memory, read from npz packs of lossless WebP strips, and its training batches."""
+"""Examples in memory as bytes, and batches of them with augmentation on tensors."""
 
-import io
-import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
-CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
-CIFAR10_STD = (0.2470, 0.2435, 0.2616)
-
-TRAIN_PACKS = ("cifar10_train_a.npz", "cifar10_train_b.npz")
-TEST_PACKS = ("cifar10_test.npz",)
+NO_LABEL = 255
 
 
 @dataclass(frozen=True)
-class Images:
-    """pixels: [n, 32, 32, 3] uint8 RGB; labels: [n] int64, 0..9."""
+class Examples:
+    """pixels: [n, H, W, 3] uint8 RGB; targets: [n] int64, or [n, H, W] uint8 with a class for each pixel."""
 
     pixels: Tensor
-    labels: Tensor
+    targets: Tensor
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.targets)
 
-    def first(self, n: int) -> "Images":
-        return Images(self.pixels[:n], self.labels[:n])
+    def first(self, n: int) -> "Examples":
+        return Examples(self.pixels[:n], self.targets[:n])
+
+    def to(self, device: str) -> "Examples":
+        return Examples(self.pixels.to(device), self.targets.to(device))
 
 
-def read_packs(folder: Path, names: tuple[str, ...]) -> Images:
-    """Read and join packs, each with `webp` (joined strips of stacked images), `offsets` and `labels`.
+@dataclass(frozen=True)
+class Augmentation:
+    """What each training example goes through, at random.
 
-    Raises:
-        FileNotFoundError: a pack is missing.
+    Attributes:
+        shift: in pixels, up and down and sideways, at most; zeros come in, and pixels without a label.
+        zoom: factor of size, between 1 / zoom and zoom, by the nearest pixel.
+        flip: left and right changed, half of the time.
+        light: factor of brightness and of contrast, between 1 - light and 1 + light.
     """
-    pixels, labels = [], []
-    for name in names:
-        with np.load(Path(folder) / name) as pack:
-            data, offsets = pack["webp"], pack["offsets"]
-            labels.append(pack["labels"])
-        for start, end in itertools.pairwise(offsets):
-            strip = Image.open(io.BytesIO(data[start:end].tobytes())).convert("RGB")
-            pixels.append(np.asarray(strip).reshape(-1, 32, 32, 3))
-    return Images(torch.from_numpy(np.concatenate(pixels)), torch.from_numpy(np.concatenate(labels)).long())
 
-
-def read_train(folder: Path) -> Images:
-    """The 50,000 training images."""
-    return read_packs(folder, TRAIN_PACKS)
-
-
-def read_test(folder: Path) -> Images:
-    """The 10,000 test images."""
-    return read_packs(folder, TEST_PACKS)
+    shift: int = 4
+    zoom: float = 1.0
+    flip: bool = True
+    light: float = 0.0
 
 
 def as_input(pixels: Tensor) -> Tensor:
-    """[n, 32, 32, 3] uint8 -> [n, 3, 32, 32] float32 in [0, 1], channels last in memory."""
+    """[n, H, W, 3] uint8 -> [n, 3, H, W] float32 in [0, 1], channels last in memory."""
     return pixels.permute(0, 3, 1, 2).float().div_(255)
 
 
-def batches(images: Images, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """All images in order, without augmentation: (input [n, 3, 32, 32], labels [n])."""
-    for start in range(0, len(images), size):
-        yield as_input(images.pixels[start : start + size]), images.labels[start : start + size]
+def batches(examples: Examples, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """All examples in order, without augmentation: (inputs [n, 3, H, W], targets int64)."""
+    for start in range(0, len(examples), size):
+        part = slice(start, start + size)
+        yield as_input(examples.pixels[part]), examples.targets[part].long()
 
 
-def training_batches(
-    images: Images, size: int, seed: int, count: int | None = None, padding: int = 4
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch in random order, each image randomly cropped after zero padding and flipped; the last short batch goes.
+@dataclass
+class InMemory:
+    """Training examples, and some to follow the training by: a `Data` of the trainer.
 
-    A pure function of the seed: an epoch that is run again sees the same batches.
-
-    Args:
-        count: draw only this many of the images.
+    Attributes:
+        train: to train on.
+        check: to follow the training by.
+        augmentation: of the training examples.
+        epoch_examples: draw so many in each epoch, for shorter epochs; None: all.
+        check_batch: size of the batches to check with.
     """
-    random = torch.Generator().manual_seed(seed)
-    padded = torch.nn.functional.pad(images.pixels, (0, 0, padding, padding, padding, padding))
-    order = torch.randperm(len(images), generator=random)[:count]
-    side = torch.arange(images.pixels.shape[1])
-    for start in range(0, len(order) - size + 1, size):
-        chosen = order[start : start + size]
-        top, left = torch.randint(0, 2 * padding + 1, (2, size, 1), generator=random)
-        flip = torch.rand(size, 1, generator=random) < 0.5
-        rows = top + side
-        columns = left + torch.where(flip, side.flip(0), side)
-        yield as_input(padded[chosen[:, None, None], rows[:, :, None], columns[:, None, :]]), images.labels[chosen]
+
+    train: Examples
+    check: Examples
+    augmentation: Augmentation
+    epoch_examples: int | None = None
+    check_batch: int = 250
+
+    def __post_init__(self) -> None:
+        shift = self.augmentation.shift
+        frame = (shift, shift, shift, shift)
+        self.pixels = functional.pad(self.train.pixels, (0, 0, *frame))
+        dense = self.train.targets.dim() > 1
+        self.targets = functional.pad(self.train.targets, frame, value=NO_LABEL) if dense else self.train.targets
+
+    def __len__(self) -> int:
+        return min(self.epoch_examples or len(self.train), len(self.train))
+
+    def checks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return batches(self.check, self.check_batch)
+
+    def training(self, size: int, seed: int, rank: int = 0, world: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+        """One epoch in random order, in batches of `size`, of which this is the share of one process.
+
+        A pure function of the arguments. All that is random is drawn for the whole batch, so that the shares of all
+        processes are the batches of one.
+        """
+        random = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(self.train), generator=random)[: len(self)]
+        device, share = self.pixels.device, slice(rank * (size // world), (rank + 1) * (size // world))
+        for start in range(0, len(order) - size + 1, size):
+            chosen = order[start : start + size][share].to(device)
+            rows, columns, light = (part[share].to(device) for part in self._draw(size, random))
+            place = chosen[:, None, None], rows[:, :, None], columns[:, None, :]
+            x = as_input(self.pixels[place])
+            if self.augmentation.light:
+                contrast, brightness = light[:, 0].view(-1, 1, 1, 1), light[:, 1].view(-1, 1, 1, 1)
+                x = ((x - 0.5) * contrast + 0.5).mul_(brightness).clamp_(0, 1)
+            targets = self.targets[place] if self.targets.dim() > 1 else self.targets[chosen]
+            yield x, targets.long()
+
+    def _draw(self, size: int, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows [size, H] and columns [size, W] to take from the framed images, and factors of light [size, 2]."""
+        own, (height, width) = self.augmentation, self.train.pixels.shape[1:3]
+        top, left = torch.randint(0, 2 * own.shift + 1, (2, size, 1), generator=random)
+        zoom = torch.exp((2 * torch.rand(size, 1, generator=random) - 1) * math.log(own.zoom))
+        places = []
+        for offset, side in ((top, height), (left, width)):
+            centre = (side - 1) / 2
+            at = ((torch.arange(side) - centre) / zoom + centre).round().long() + offset
+            places.append(at.clamp(0, side + 2 * own.shift - 1))
+        rows, columns = places
+        if own.flip:
+            flip = torch.rand(size, 1, generator=random) < 0.5
+            columns = torch.where(flip, columns.flip(1), columns)
+        light = 1 + (2 * torch.rand(size, 2, generator=random) - 1) * own.light
+        return rows, columns, light

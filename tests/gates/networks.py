@@ -43,9 +43,9 @@ def image(size: int = 16) -> Tensor:
 
 @network
 def resnet() -> Made:
-    from resnet import ResNet
+    from resnet import cifar_resnet
 
-    return ResNet(8, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.3), widths=(4, 6, 8)), image()
+    return cifar_resnet(8, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.3), widths=(4, 6, 8)), image()
 
 
 class PreActivation(nn.Module):

@@ -130,6 +130,21 @@ def test_what_is_not_known_keeps_everything():
     assert list(gated.gates) == ["two"]
 
 
+def test_units_that_no_layer_makes_are_not_gated_silently():
+    class Learned(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.code, self.norm = nn.Parameter(torch.randn(1, 8, 1, 1)), nn.BatchNorm2d(8)
+            self.one, self.two = nn.Conv2d(3, 6, 1), nn.Conv2d(14, 4, 1)
+
+        def forward(self, x):
+            code = self.norm(self.code.expand(x.shape[0], 8, x.shape[2], x.shape[3]))
+            return self.two(torch.cat([self.one(x), code], 1))
+
+    with pytest.raises(InputError, match=r"`norm\.weight` would get gates, but no layer makes 8 of its units"):
+        gates.augment(Learned(), torch.zeros(2, 3, 8, 8))
+
+
 def test_bad_use_gets_a_clear_answer():
     class Branching(nn.Module):
         def forward(self, x):

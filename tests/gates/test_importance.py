@@ -59,12 +59,12 @@ def test_score_ignores_a_scale_moved_from_gamma_into_the_next_weights(gated, bat
 def test_closing_goes_down_to_the_target_and_not_below_the_floor(gated, batch):
     size = gates.Size(gated)
     importance = scored(gated, *batch)
-    assert gates.close_gates(importance, size, 1.0) == 0
-    closed = gates.close_gates(importance, size, 0.6)
+    assert gates.close_gates(gated, importance.row(), size, 1.0) == 0
+    closed = gates.close_gates(gated, importance.row(), size, 0.6)
     assert closed == sum(gate.units - gate.kept for gate in gated.gate_list)
     assert 0.4 < size.kept() <= 0.6
     with pytest.raises(InputError, match="every gate is at its floor"):
-        gates.close_gates(importance, size, 0.0, floor=0.5)
+        gates.close_gates(gated, importance.row(), size, 0.0, floor=0.5)
     assert all(gate.kept >= gate.units / 2 for gate in gated.gate_list)
 
 
@@ -77,6 +77,6 @@ def test_the_first_unit_to_go_is_the_least_important_for_what_it_saves(gated, ba
             gate.mask[unit] = 0
             values[number, unit] = importance.scores[number][unit].item() / (1 - size.kept())
             gate.mask[unit] = 1
-    assert gates.close_gates(importance, size, 0.9999) == 1
+    assert gates.close_gates(gated, importance.row(), size, 0.9999) == 1
     number, unit = min(values, key=values.get)
     assert gated.gate_list[number].mask[unit] == 0

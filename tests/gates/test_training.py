@@ -1,93 +1,318 @@
-"""The training script: batches as a pure function of the seed, and a resumed run that ends with the same weights."""
+"""Training: the plan, a resumed run that ends with the same weights, several processes as one, clear errors."""
 
 import itertools
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("click")
 pytest.importorskip("rich")
-pytest.importorskip("onnxruntime")
-pytest.importorskip("PIL")
+
+from onnxshrink import gates  # noqa: E402
+from onnxshrink.errors import InputError, OnnxshrinkError  # noqa: E402
+from onnxshrink.gates import training  # noqa: E402
+
+from .training_cases import EXAMPLE, examples, recipe, trainer  # noqa: E402
 
 
-@pytest.fixture
-def images():
-    from data import Images
-
-    random = torch.Generator().manual_seed(1)
-    pixels = torch.randint(0, 256, (48, 32, 32, 3), generator=random, dtype=torch.uint8)
-    return Images(pixels, torch.randint(0, 10, (48,), generator=random))
+def weights(run):
+    return {name: value.clone() for name, value in run.gated.state_dict().items()}
 
 
-def test_each_training_image_is_a_shifted_or_mirrored_window_of_its_original(images):
-    from data import as_input, training_batches
-
-    batches = list(training_batches(images, 16, seed=3))
-    again = list(training_batches(images, 16, seed=3))
-    for (x, labels), (same_x, same_labels) in zip(batches, again, strict=True):
-        assert torch.equal(x, same_x)
-        assert torch.equal(labels, same_labels)
-    assert not torch.equal(batches[0][0], next(training_batches(images, 16, seed=4))[0])
-
-    padded = torch.nn.functional.pad(as_input(images.pixels), (4, 4, 4, 4))
-    windows = padded.unfold(2, 32, 1).unfold(3, 32, 1).permute(0, 2, 3, 1, 4, 5)
-    x, labels = batches[0]
-    origins, mirrored = [], 0
-    for image, label in zip(x, labels, strict=True):
-        plain = (windows == image).all(dim=(3, 4, 5)).nonzero()
-        flipped = (windows == image.flip(-1)).all(dim=(3, 4, 5)).nonzero()
-        assert len(plain) + len(flipped) == 1
-        mirrored += len(flipped)
-        origin = int((plain if len(plain) else flipped)[0, 0])
-        assert images.labels[origin] == label
-        origins.append(origin)
-    assert len(set(origins)) == 16
-    assert 0 < mirrored < 16
-
-
-def test_the_plan_closes_gates_at_the_end_of_each_search_step():
-    from train import Settings, plan
-
-    settings = Settings(search="relax", dense_epochs=2, search_epochs=3, thresholds=(0.02, 0.1), finetune_epochs=1)
-    epochs = plan(settings)
-    assert [e.phase for e in epochs] == ["dense"] * 2 + ["search"] * 6 + ["finetune"]
-    assert [e.close for e in epochs] == [None] * 4 + [0.02, None, None, 0.1, None]
-    for before, after in itertools.pairwise(epochs):
-        assert after.begin == (before.end if before.phase == after.phase else 0)
-
-
-def test_importance_closes_in_equal_parts_down_to_the_target():
-    from train import Settings, plan
-
-    closing = [e.close for e in plan(Settings(steps=4, search_epochs=2, target=0.6)) if e.close is not None]
-    assert closing == pytest.approx([0.9, 0.8, 0.7, 0.6])
-
-
-@pytest.mark.parametrize("search", ["importance", "relax"])
-def test_a_resumed_run_ends_with_the_same_weights(search, images, tmp_path):
-    from rich.console import Console
-    from train import Settings, train
-
-    settings = Settings(
-        depth=8,
-        search=search,
-        steps=2,
-        thresholds=(0.02, 0.9),
-        dense_epochs=1,
-        finetune_epochs=1,
-        batch=16,
-        gate_rate=0.2,
-        ejector_weight=0.1,
-        target=0.2,
-    )
-    quiet = Console(quiet=True)
-    whole = train(settings, images, images, tmp_path / "whole", console=quiet, stop_after=4)
-    for stop in (1, 2, 4):
-        parts = train(settings, images, images, tmp_path / "parts", resume=True, console=quiet, stop_after=stop)
-        assert parts.done == stop
-    one, two = whole.network.state_dict(), parts.network.state_dict()
-    assert any((value == 0).any() for name, value in one.items() if name.endswith("mask"))
+def assert_same(one, two, **tolerance):
     assert one.keys() == two.keys()
     for name in one:
-        assert torch.equal(one[name], two[name]), name
+        if tolerance:
+            torch.testing.assert_close(one[name], two[name], **tolerance)
+        else:
+            assert torch.equal(one[name], two[name]), name
+
+
+# the plan
+
+
+def test_closings_lie_evenly_in_the_search():
+    epochs = training.plan(recipe(search_epochs=2, steps=4, target=0.6, finetune_epochs=3))
+    assert [e.phase for e in epochs] == ["dense", "search", "search", "finetune", "finetune", "finetune"]
+    assert [c for e in epochs for c in e.closings] == [
+        (0.5, pytest.approx(0.9)),
+        (1.0, pytest.approx(0.8)),
+        (0.5, pytest.approx(0.7)),
+        (1.0, pytest.approx(0.6)),
+    ]
+    for before, after in itertools.pairwise(epochs[1:]):  # one learning rate cycle from the search to the end
+        assert after.begin == before.end
+    assert epochs[-1].end == 1
+
+
+@pytest.mark.parametrize("search", ["uniform", "none"])
+def test_every_search_has_the_same_second_cycle(search):
+    def cycle(epochs):
+        return [(e.begin, e.end) for e in epochs]
+
+    assert cycle(training.plan(recipe(search=search))) == cycle(training.plan(recipe()))
+
+
+def test_the_ejector_rises_anew_in_each_step():
+    own = recipe(search="relaxation", ejector_weight=2.0)
+    assert own.ejector(0.0) == own.ejector(1 / 3) == 0
+    assert own.ejector(1.0) == own.ejector(0.3) == 2
+    assert 0 < own.ejector(0.1) < own.ejector(0.2)
+
+
+def test_bad_recipes():
+    for changes, message in (
+        ({"search": "random"}, "no search 'random'"),
+        ({"form": "soft"}, "no gate form 'soft'"),
+        ({"target": 0.0}, "target is a share"),
+        ({"steps": 0}, "needs epochs and steps"),
+        ({"epochs": 3}, "no field 'epochs'"),
+        ({"form": "step"}, "measured at sigmoid gates"),
+        ({"thresholds": [0.1, 0.05]}, "have to rise"),
+    ):
+        with pytest.raises(InputError, match=message):
+            recipe(**changes)
+
+
+# runs
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"search": "importance", "vanish": True},
+        {"search": "relaxation", "form": "step", "gate_rate": 0.1, "distil": 0.5},
+        {"search": "relaxation", "slope_end": 20.0, "collapse": False},
+    ],
+    ids=["importance", "step gates, distilled", "annealed, masked"],
+)
+def test_a_run_that_is_stopped_at_any_epoch_ends_with_the_same_weights(changes, tmp_path):
+    whole = trainer(tmp_path / "whole", **changes)
+    whole.fit()
+    for stop in (1, 2, 3, None):
+        parts = trainer(tmp_path / "parts", **changes)
+        assert parts.resume() == (stop != 1)
+        parts.fit(stop)
+    assert whole.size.kept() == parts.size.kept() <= 0.5
+    assert_same(weights(whole), weights(parts))
+
+
+def test_a_run_that_is_killed_within_an_epoch_goes_on_from_the_last_one(tmp_path):
+    whole = trainer(tmp_path / "whole")
+    whole.fit()
+    killed = trainer(tmp_path / "killed")
+
+    class Killed(BaseException):
+        pass
+
+    batches, count = killed.data.training, itertools.count()
+
+    def until_killed(*arguments):
+        for batch in batches(*arguments):
+            if next(count) == 10:  # in the third epoch, of four batches each
+                raise Killed
+            yield batch
+
+    killed.data.training = until_killed
+    with pytest.raises(Killed):
+        killed.fit()
+    again = trainer(tmp_path / "killed")
+    assert again.resume()
+    assert again.done == 2
+    again.fit()
+    assert_same(weights(whole), weights(again))
+
+
+def test_the_second_cycle_is_the_same_from_the_dense_network_of_another_run(tmp_path):
+    whole = trainer(tmp_path / "whole")
+    whole.fit()
+    other = trainer(tmp_path / "other")
+    other.start_from(tmp_path / "whole" / "dense.pt")
+    other.fit()
+    assert_same(weights(whole), weights(other))
+
+
+@pytest.mark.parametrize("search", ["importance", "relaxation", "uniform"])
+def test_the_target_is_met_and_the_cut_network_is_that_small(search, tmp_path):
+    run = trainer(tmp_path, search=search, form="step" if search == "relaxation" else "sigmoid")
+    run.fit()
+    assert 0.4 < run.size.kept() <= 0.5
+    fresh = gates.Size(gates.augment(run.gated.network, EXAMPLE))
+    assert fresh.whole == pytest.approx(run.size.kept() * run.size.whole)
+    lines = training.read_log(tmp_path)
+    assert [line["phase"] for line in lines] == [e.phase for e in run.plan]
+    differences = [line["collapse_difference"] for line in lines if "collapse_difference" in line]
+    assert search == "uniform" or differences
+    assert all(difference < 1e-5 for difference in differences)
+
+
+def test_masked_and_collapsed_training_are_the_same_training(tmp_path):
+    """As long as no branch dies: a BatchNorm that reads zeros answers otherwise in training than in evaluation."""
+    one, two = (trainer(tmp_path / str(c), collapse=c, weight_decay=0.0) for c in (True, False))
+    for run in (one, two):
+        run.fit()
+        run.gated.eval()
+    assert one.size.kept() == pytest.approx(two.size.kept())
+    x = torch.rand(8, 3, 16, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(one.gated(x), two.gated(x), rtol=1e-2, atol=1e-3)
+
+
+def test_latency_is_a_size(tmp_path):
+    gated = trainer(tmp_path / "one").gated
+    table = {}
+    for cost in gated.coupling.macs:
+        into, out = (len(term) for term in cost.terms)
+        table[cost.name] = [(i, o, 0.1 + i * o) for i in (1, into) for o in (1, out)]
+    run = trainer(tmp_path / "two", size="latency", latencies=table, target=0.6)
+    run.fit()
+    assert 0.4 < run.size.kept() <= 0.6
+    with pytest.raises(InputError, match="there is no table"):
+        trainer(tmp_path / "three", size="latency")
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_same_result_as_one(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    script = Path(__file__).with_name("two_processes.py")
+
+    def start(rank, world, out):
+        out.mkdir(exist_ok=True)
+        own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        return subprocess.Popen(
+            [sys.executable, str(script), str(out)], env={**os.environ, **own, **address}, stderr=subprocess.PIPE
+        )
+
+    started = [start(0, 1, tmp_path / "one"), *(start(rank, 2, tmp_path / "two") for rank in (0, 1))]
+    for process in started:
+        _, errors = process.communicate(timeout=240)
+        assert process.returncode == 0, errors.decode()[-2000:]
+    alone = torch.load(tmp_path / "one" / "rank0.pt", weights_only=True)
+    both = [torch.load(tmp_path / "two" / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
+    assert_same(*both)
+    assert_same(alone, both[0], rtol=1e-3, atol=1e-4)
+    logs = [training.read_log(tmp_path / name) for name in ("one", "two")]
+    for line, other in zip(*logs, strict=True):
+        assert line["widths"] == other["widths"]
+        assert line["loss"] == pytest.approx(other["loss"], rel=1e-4)
+
+
+# errors
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(tmp_path):
+    run = trainer(tmp_path)
+    run.fit(2)
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    with torch.no_grad():
+        run.gated.network.head.bias.fill_(float("nan"))
+    with pytest.raises(OnnxshrinkError, match=r"epoch 3, by batch 4; the last good checkpoint is .*after epoch 2;"):
+        run.fit()
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+    again = trainer(tmp_path)
+    assert again.resume()
+    again.fit()
+
+
+def test_a_checkpoint_of_another_architecture(tmp_path):
+    trainer(tmp_path).fit(1)
+    with pytest.raises(InputError, match=r"checkpoint\.pt: .*architecture resnet8, the recipe is for resnet20"):
+        trainer(tmp_path, of="resnet20").resume()
+    from resnet import cifar_resnet
+
+    wider = cifar_resnet(8, (0.5,) * 3, (0.25,) * 3, widths=(8, 6, 8))
+    with pytest.raises(InputError, match=r"another architecture: it has \(4, 3, 3, 3\) for"):
+        trainer(tmp_path, network=wider).resume()
+    with pytest.raises(InputError, match=r"dense\.pt: .*another architecture"):
+        trainer(tmp_path, network=wider).start_from(tmp_path / "dense.pt")
+    (tmp_path / "checkpoint.pt").write_bytes(b"nonsense")
+    with pytest.raises(InputError, match="no checkpoint of a training"):
+        trainer(tmp_path).resume()
+
+
+def test_a_target_that_cannot_be_reached(tmp_path):
+    run = trainer(tmp_path, target=0.05, floor=0.8)
+    with pytest.raises(InputError, match=r"% of the size is left when every gate is at its floor, the target is"):
+        run.fit()
+
+
+def test_a_batch_that_cannot_be_dealt_out():
+    with pytest.raises(InputError, match="a batch of 16 cannot be dealt out to 3 processes"):
+        training.Ranks(0, 3).shard(16)
+
+
+# tasks, log and picture
+
+
+def test_segmentation_is_scored_by_the_mean_intersection_over_union():
+    task = training.Segmentation(3)
+    target = torch.tensor([[[0, 0, 1], [1, 255, 255]]])
+    answers = torch.tensor([[[0, 1, 1], [1, 0, 2]]])
+    output = torch.nn.functional.one_hot(answers, 3).permute(0, 3, 1, 2).float()
+    assert task.score(task.counts(output, target)) == pytest.approx((1 / 2 + 2 / 3) / 2)  # class 2 does not occur
+    assert torch.isfinite(task.loss(output, target, 0.0))
+    expected = torch.nn.functional.cross_entropy(output[..., :2], target[..., :2].clamp_max(2), reduction="none")
+    assert task.loss(output, target, 0.0).item() == pytest.approx(
+        (expected.sum() - expected[0, 1, 1] + torch.nn.functional.cross_entropy(output[:, :, 0, 2], torch.tensor([1])))
+        .div(4)
+        .item()
+    )
+
+
+def test_distillation_is_nothing_from_oneself_and_has_the_known_gradient():
+    output = torch.randn(4, 5, requires_grad=True)
+    assert training.distillation_loss(output, output.detach(), 4.0).item() == pytest.approx(0, abs=1e-6)
+    teacher, temperature = torch.randn(4, 5), 3.0
+    training.distillation_loss(output, teacher, temperature).backward()
+    difference = torch.softmax(output / temperature, 1) - torch.softmax(teacher / temperature, 1)
+    torch.testing.assert_close(output.grad, difference.detach() * temperature / 4)
+
+
+def test_the_log_counts_an_epoch_once_and_becomes_a_picture(tmp_path):
+    pytest.importorskip("matplotlib")
+    lines = [
+        {
+            "epoch": n,
+            "phase": phase,
+            "score": 0.5,
+            "kept": 1 - n / 10,
+            "widths": {"a": 4, "b": 8 - n},
+            "units": {"a": 4, "b": 8},
+        }
+        for n, phase in enumerate(["dense", "dense", "search", "search", "finetune"], 1)
+    ]
+    lines[3] |= {"relaxed": 0.7, "undecided": 3, "score_before_closing": 0.5, "score_after_closing": 0.4}
+    text = "".join(json.dumps(line) + "\n" for line in [*lines[:3], *lines[2:]])
+    (tmp_path / "log.jsonl").write_text(text)
+    found = training.read_log(tmp_path)
+    assert [line["epoch"] for line in found] == [1, 2, 3, 4, 5]
+    training.draw(found, tmp_path / "run.png", title="a run")
+    assert (tmp_path / "run.png").stat().st_size > 10_000
+    with pytest.raises(InputError, match="no epoch to draw"):
+        training.draw([], tmp_path / "none.png")
+
+
+def test_tensorboard_gets_scalars_where_it_is_installed(tmp_path):
+    pytest.importorskip("tensorboard")
+    monitor = training.Monitor(tmp_path)
+    monitor.console.quiet = True
+    monitor.log({"epoch": 1, "phase": "dense", "score": 0.5, "widths": {"a": 4}})
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Tags()["scalars"]
+    assert found == ["score", "widths/a"]
+
+
+def test_examples_are_learned(tmp_path):
+    run = trainer(tmp_path, dense_epochs=3, dense_rate=0.1)
+    run.fit(3)
+    assert run.score() > 0.8
+    assert len(examples()) == 64

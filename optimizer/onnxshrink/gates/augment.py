@@ -93,7 +93,8 @@ def augment(
         options: of the gate: slope, start, identity (see `Gate`).
 
     Raises:
-        InputError: the network cannot be traced, nothing in it can be gated, or there is no such form or gate.
+        InputError: the network cannot be traced, nothing in it can be gated, units that would be gated are made by no
+            layer, or there is no such form or gate.
     """
     if form not in FORMS:
         raise InputError(f"there is no gate form {form!r}", cure=f"take one of {', '.join(FORMS)}")
@@ -104,6 +105,13 @@ def augment(
             f"no unit of {type(network).__name__} can go: every layer's outputs are the network's own, or are read by "
             "an operator that is not known"
         )
+    made = {0, *(unit for units in classes.values() for unit in units)}
+    for name, axis in coupling.gated.items():
+        if lost := set(coupling.axes[name][axis].tolist()) - made:
+            raise InputError(
+                f"`{name}` would get gates, but no layer makes {len(lost)} of its units: they begin with a parameter",
+                cure="make them with a layer, or give the part of the network that follows",
+            )
     unknown = set(anchored) - set(classes)
     if unknown:
         raise InputError(f"there is no gate {sorted(unknown)[0]!r}", cure=f"the gates are: {', '.join(classes)}")

@@ -269,3 +269,13 @@ def along(units: Tensor, axis: int, rank: int, *, zero: bool = True) -> Labels:
     shape = [1] * rank
     shape[axis] = -1
     return Labels(units.reshape(shape), zero)
+
+
+def shape_of(node: Node) -> tuple[int, ...]:
+    """The shape of what a node computes."""
+    return tuple(int(d) for d in node.meta["val"].shape)
+
+
+def argument(node: Node, index: int, name: str, default: Any = None) -> Any:
+    """An argument of an operator, given by place or by name."""
+    return node.args[index] if len(node.args) > index else node.kwargs.get(name, default)

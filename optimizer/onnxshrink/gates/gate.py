@@ -25,6 +25,7 @@ class Gate(nn.Module):
         alpha: [n] float, trainable; 0 is the undecided point.
         mask: [n] float, 1 for a unit that is kept and 0 for one that is pruned. Pruning is final.
         slope: of the sigmoid; raising it as training goes on is the annealed form.
+        whole: how many units it had at its beginning, before any were cut out.
         start: value of the gate at its beginning that counts as 1, so that training starts at the identity.
         anchored: divide by the largest gate, so that one always stays open and the layer cannot vanish.
     """
@@ -41,7 +42,7 @@ class Gate(nn.Module):
         anchored: bool = False,
     ) -> None:
         super().__init__()
-        self.slope, self.anchored = slope, anchored
+        self.slope, self.anchored, self.whole = slope, anchored, units
         self.alpha = nn.Parameter(torch.full((units,), float(start)))
         self.register_buffer("mask", torch.ones(units))
         self.start = float(self.relaxed().detach()[0]) if identity and units else 1.0

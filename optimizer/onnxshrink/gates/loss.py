@@ -15,6 +15,7 @@ from ..errors import InputError
 from .augment import Gated
 from .coupling import Cost
 from .gate import Gate
+from .latency import LatencyCost
 
 KINDS = ("macs", "parameters")
 
@@ -25,17 +26,25 @@ class Size:
     Args:
         gated: the network.
         kind: "macs" (of the example that it was traced with) or "parameters".
-        costs: instead of `kind`: for example latencies of layers by width, as `Cost`.
+        costs: instead of `kind`: a table of your own, as `Cost`, or latencies (`latency_costs`).
+        whole: what the network cost once, where it was collapsed since; by default, what it costs with all units.
 
     Raises:
         InputError: there is no such kind.
     """
 
-    def __init__(self, gated: Gated, kind: str = "macs", costs: Sequence[Cost] | None = None) -> None:
+    def __init__(
+        self,
+        gated: Gated,
+        kind: str = "macs",
+        costs: Sequence[Cost | LatencyCost] | None = None,
+        whole: float | None = None,
+    ) -> None:
         if costs is None and kind not in KINDS:
             raise InputError(f"there is no size {kind!r}", cure=f"take one of {', '.join(KINDS)}")
         self.gated = gated
-        found = list(costs) if costs is not None else gated.coupling.macs if kind == "macs" else parameter_costs(gated)
+        found: list[Cost | LatencyCost] = []
+        found += costs if costs is not None else gated.coupling.macs if kind == "macs" else parameter_costs(gated)
         width = max(len(cost.terms) for cost in found)
         counts = torch.zeros(len(found), width, 1 + len(gated.place))
         for row, cost in enumerate(found):
@@ -47,11 +56,16 @@ class Size:
                     counts[row, column, 0] = 1
         self.counts = counts
         self.each = torch.tensor([cost.each for cost in found], dtype=torch.float64)
-        self.whole = float(self._cost(torch.ones(counts.shape[2])))
+        self.latencies = {row: cost for row, cost in enumerate(found) if isinstance(cost, LatencyCost)}
+        self.whole = float(self._cost(torch.ones(counts.shape[2]))) if whole is None else whole
 
     def _cost(self, row: Tensor) -> Tensor:
-        counts = self.counts.to(row.device)
-        return ((counts @ row).double().prod(dim=1) * self.each.to(row.device)).sum()
+        self.counts, self.each = self.counts.to(row.device), self.each.to(row.device)
+        counts = (self.counts @ row).double()
+        total = (counts.prod(dim=1) * self.each).sum()
+        for number, cost in self.latencies.items():
+            total = total + cost.at(counts[number, 0], counts[number, 1])
+        return total
 
     def relaxed(self) -> Tensor:
         """A/A0 with every unit counted by its gate: a scalar with a gradient."""

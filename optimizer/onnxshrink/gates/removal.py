@@ -7,30 +7,14 @@ the graph; what it still adds, the shift of a BatchNorm that reads only zeros, b
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx import Node
 
 from ..errors import InputError
 from .augment import Gated, folded
-from .coupling import HANDLERS, Labels, Trace, compress
-from .operators import (
-    addition,
-    concat,
-    convolution,
-    keeps_zero,
-    linear,
-    loses_zero,
-    movement,
-    product,
-    spatial,
-    transposed,
-)
-
-aten = torch.ops.aten
+from .cutter import Cutter
 
 
 def removed(gated: Gated, example: Tensor | tuple[Tensor, ...]) -> fx.GraphModule:
@@ -46,380 +30,54 @@ def removed(gated: Gated, example: Tensor | tuple[Tensor, ...]) -> fx.GraphModul
         InputError: nothing is left of the network, or a branch that vanished feeds an operator that cannot do
             without it.
     """
+    return cut(folded(gated), example if isinstance(example, tuple) else (example,), closed_slices(gated))
+
+
+def closed_slices(gated: Gated) -> dict[str, dict[int, Tensor]]:
+    """For each parameter: axis -> bool [n], the slices whose gates are closed."""
     masks = gated.masks()
-    closed = {
+    return {
         name: {axis: masks[gated.places(units)] == 0 for axis, units in axes.items()}
         for name, axes in gated.coupling.axes.items()
     }
-    return cut(folded(gated), example if isinstance(example, tuple) else (example,), closed)
 
 
-def cut(network: nn.Module, example: tuple[Tensor, ...], closed: dict[str, dict[int, Tensor]]) -> fx.GraphModule:
+def cut(
+    network: nn.Module,
+    example: tuple[Tensor, ...],
+    closed: dict[str, dict[int, Tensor]],
+    factored: Mapping[str, Tensor] | None = None,
+) -> fx.GraphModule:
     """A network without some slices of its parameters, and without all that stands and falls with them.
 
     Args:
         network: the network; its parameters are copied.
         example: inputs to trace with.
         closed: for each parameter: axis -> bool [n], the slices that go.
+        factored: other values of parameters, for what becomes a constant; a constant is named `..._constant`.
     """
+    return Cutter(*exported(network, example), closed, factored or {}).run()
+
+
+def exported(network: nn.Module, example: tuple[Tensor, ...]) -> tuple[torch.export.ExportedProgram, nn.Module]:
+    """The training graph of a copy of a network, with a free batch, and the copy."""
     copied = copy.deepcopy(network).train()
     batch = tuple({0: torch.export.Dim.AUTO} for _ in example)
-    return Cutter(torch.export.export(copied, example, dynamic_shapes=batch, strict=False), copied, closed).run()
+    return torch.export.export(copied, example, dynamic_shapes=batch, strict=False), copied
 
 
-class Cutter:
-    """Copies a traced graph node by node, with fewer channels."""
-
-    def __init__(self, program: torch.export.ExportedProgram, network: nn.Module, closed: dict[str, dict[int, Tensor]]):
-        self.trace = Trace(program)
-        coupling = self.trace.run()
-        gone = {
-            unit
-            for name, axes in closed.items()
-            for axis, mask in axes.items()
-            for unit in coupling.axes.get(name, {}).get(axis, torch.zeros(0))[mask].tolist()
-        } - {0}
-        self.gone = torch.tensor(sorted(gone), dtype=torch.long)
-        self.axes = coupling.axes
-        self.tensors: dict[str, Tensor] = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-        self.source = program.graph
-        self.single = program.call_spec.out_spec is not None and program.call_spec.out_spec.is_leaf()
-        self.root = nn.Module()
-        self.graph = fx.Graph()
-        self.new: dict[Node, Any] = {}
-        self.constant: dict[Node, Tensor] = {}
-        self.dead: set[Node] = set()
-        self.layers: dict[str, str] = {}
-
-    def run(self) -> fx.GraphModule:
-        """Copy the graph."""
-        for node in self.source.nodes:
-            if node.op == "placeholder":
-                if node.name not in self.trace.names:
-                    self.new[node] = self.graph.placeholder(str(node.target))
-            elif node.op == "output":
-                self._output(node)
-            elif node.op == "call_function":
-                self._copy(node)
-        module = fx.GraphModule(self.root, self.graph)
-        module.graph.eliminate_dead_code()
-        module.recompile()
-        module.delete_all_unused_submodules()
-        return module
-
-    # what stays
-
-    def kept(self, units: Tensor) -> Tensor:
-        """Which elements of an array of units stay."""
-        return ~torch.isin(self.trace.units.resolve(units), self.gone)
-
-    def widths(self, node: Node) -> dict[int, Tensor]:
-        """For each axis of an activation along which something goes: which slices stay."""
-        labels = self.trace.labels.get(node)
-        if not isinstance(labels, Labels):
-            return {}
-        kept, found = self.kept(labels.units), {}
-        for axis in range(kept.dim()):
-            if kept.shape[axis] > 1 or not bool(kept.any()):
-                others = [a for a in range(kept.dim()) if a != axis]
-                mask = kept.any(dim=others) if others else kept
-                if not mask.all():
-                    found[axis] = mask.expand(int(node.meta["val"].shape[axis]))
-        return found
-
-    def sliced(self, name: str) -> Tensor:
-        """A parameter or buffer without what goes."""
-        tensor = self.tensors[name].detach()
-        for axis, units in self.axes.get(name, {}).items():
-            tensor = tensor.index_select(axis, self.kept(units).nonzero()[:, 0].to(tensor.device))
-        return tensor.clone()
-
-    # copying
-
-    def _output(self, node: Any) -> None:
-        for source in node.all_input_nodes:
-            if source in self.constant or source in self.dead:
-                raise InputError("nothing of the network is left: an output depends on no unit that stays")
-        found: Any = self._argument(node.args[0])
-        self.graph.output(found[0] if self.single else tuple(found))
-
-    def _argument(self, value: Any) -> Any:
-        return fx.map_arg(value, self._value)
-
-    def _value(self, node: Any) -> Node:
-        """The new node of an argument; parameters and constants become attributes where they are first read."""
-        if node not in self.new:
-            name = self.trace.names.get(node.name)
-            if name is not None:
-                self.new[node] = self._attribute(name, self.sliced(name), name in self.trace.trainable)
-            elif node in self.constant:
-                self.new[node] = self._attribute(f"{node.name}_constant", self.constant[node], True)
-            else:
-                raise self._indispensable(node)
-        found = self.new[node]
-        assert isinstance(found, Node)
-        return found
-
-    @staticmethod
-    def _indispensable(node: Node) -> InputError:
-        return InputError(
-            f"a branch of which nothing is left is read by an operator that cannot do without it ({node.name})",
-            cure="anchor its gate, so that one unit stays",
-        )
-
-    def _attribute(self, name: str, tensor: Tensor, trainable: bool) -> Node:
-        *path, leaf = name.split(".")
-        owner = self._module(path)
-        if trainable:
-            owner.register_parameter(leaf, nn.Parameter(tensor))
-        else:
-            owner.register_buffer(leaf, tensor)
-        return self.graph.get_attr(name)
-
-    def _module(self, path: list[str]) -> nn.Module:
-        owner = self.root
-        for part in path:
-            if not hasattr(owner, part):
-                owner.add_module(part, nn.Module())
-            owner = getattr(owner, part)
-        return owner
-
-    def _layer(self, node: Any, make: Callable[[], nn.Module], tensors: dict[str, Any]) -> None:
-        """A layer as a module under the name that it had; the same module where it is used again."""
-        names = {leaf: name for leaf, argument in tensors.items() if (name := self.trace.named(argument)) is not None}
-        owner, _, _ = next(iter(names.values())).rpartition(".")
-        target = owner if owner and type(self._module(owner.split("."))) is nn.Module else f"{node.name}_layer"
-        *path, leaf = target.split(".")
-        if names["weight"] in self.layers:
-            target = self.layers[names["weight"]]
-        else:
-            layer = make()
-            for field, name in names.items():
-                getattr(layer, field).data = self.sliced(name)
-            setattr(self._module(path), leaf, layer)
-            self.layers[names["weight"]] = target
-        self.new[node] = self.graph.call_module(target, (self._value(node.args[0]),))
-
-    def _copy(self, node: Any) -> None:
-        if not node.users:
-            return  # such as the count of batches, which a BatchNorm keeps itself
-        inputs = [n for n in node.all_input_nodes if n.name not in self.trace.names]
-        tensors = [n for n in inputs if isinstance(n.meta.get("val"), Tensor | list | tuple)]
-        handler = HANDLERS.get(node.target)
-        widths = self.widths(node)
-        lost = [n for n in tensors if n in self.dead]
-        if any(not mask.any() for mask in widths.values()) or (lost and not isinstance(node.meta["val"], Tensor)):
-            self.dead.add(node)
-            return
-        fixed = [n for n in tensors if n in self.constant]
-        if tensors and len(lost) + len(fixed) == len(tensors):
-            self._settle(node, handler, lost)
-            return
-        if handler is concat:
-            parts: Any = node.args[0]
-            left = [part for part in parts if part not in self.dead]
-            self._joined(node, left)
-            return
-        if handler in (convolution, transposed):
-            self._convolution(node)
-        elif handler is linear:
-            self._linear(node)
-        elif node.target is aten.batch_norm.default:
-            self._batch_norm(node)
-        elif node.target in (aten.dropout.default, aten.dropout_.default):
-            name = f"{node.name}_module"
-            self.root.add_module(name, nn.Dropout(node.args[1]))
-            self.new[node] = self.graph.call_module(name, (self._value(node.args[0]),))
-        elif node.target is aten.scaled_dot_product_attention.default:
-            self._attention(node)
-        else:
-            target, arguments, keywords = self._resized(node, widths)
-            self.new[node] = self.graph.call_function(target, self._argument(arguments), self._argument(keywords))
-
-    def _joined(self, node: Any, parts: list[Node]) -> None:
-        """A Concat of what is left; a constant part is spread to the size of the others."""
-        values = [self._value(part) for part in parts]
-        if len(values) == 1:
-            self.new[node] = values[0]
-            return
-        axis = int(node.args[1]) if len(node.args) > 1 else 0
-        like = next(v for part, v in zip(parts, values, strict=True) if part not in self.constant)
-        values = [
-            self.graph.call_function(spread_like, (v, like, axis)) if part in self.constant else v
-            for part, v in zip(parts, values, strict=True)
-        ]
-        self.new[node] = self.graph.call_function(torch.cat, (values, axis))
-
-    def _settle(self, node: Any, handler: Any, lost: list[Node]) -> None:
-        """What reads nothing that is left is a constant: the bias, shifted and activated as the network does."""
-        rank = node.meta["val"].dim()
-        column = [1] * rank
-        if handler in (convolution, transposed, linear):
-            if not lost:
-                raise self._indispensable(node)  # a constant plane is uneven behind a padded or transposed layer
-            bias = self.trace.named(node.args[2]) if len(node.args) > 2 else None
-            axis = rank - 1 if handler is linear else 1
-            column[axis] = -1
-            value = self.sliced(bias) if bias is not None else torch.zeros(self._width(node, axis))
-            self.constant[node] = value.reshape(column)
-        elif lost:
-            self.dead.add(node)
-        elif node.target is aten.batch_norm.default:
-            scale, shift, mean, variance = (self.sliced(self._name(n)) for n in node.args[1:5])
-            column[1] = -1
-            x = self.constant[node.args[0]]
-            root = torch.sqrt(variance + float(node.args[7]))
-            self.constant[node] = (x - mean.view(column)) / root.view(column) * scale.view(column) + shift.view(column)
-        elif node.target in (aten.dropout.default, aten.dropout_.default) or handler is spatial:
-            self.constant[node] = self.constant[node.args[0]]
-        elif handler in (keeps_zero, loses_zero, addition, product):
-            arguments = fx.map_arg(node.args, self._known)
-            self.constant[node] = node.target(*arguments, **node.kwargs)
-        elif handler is movement and isinstance(node.meta["val"], Tensor):
-            target, arguments, keywords = self._resized(node, self.widths(node))
-            x, *rest = fx.map_arg(arguments, lambda n: self._known(n) if n in self.constant else int(n.meta["val"]))
-            source: Any = node.args[0]
-            sizes = [int(size) for size in source.meta["val"].shape]
-            for axis, mask in self.widths(source).items():
-                sizes[axis] = int(mask.sum())
-            self.constant[node] = compress(target(x.expand(sizes).contiguous(), *rest, **keywords))
-        else:
-            raise self._indispensable(node)
-
-    def _known(self, node: Any) -> Tensor:
-        """The value of a constant or a parameter."""
-        return self.constant[node] if node in self.constant else self.sliced(self._name(node))
-
-    def _width(self, node: Any, axis: int) -> int:
-        """Length of an axis of an activation after the cut."""
-        widths = self.widths(node)
-        return int(widths[axis].sum()) if axis in widths else int(node.meta["val"].shape[axis])
-
-    def _name(self, node: Any) -> str:
-        name = self.trace.named(node)
-        assert name is not None
-        return name
-
-    def _convolution(self, node: Any) -> None:
-        transposed = "transpose" in str(node.target)
-        defaults: tuple[Any, ...] = (None, 1, 0, 0, 1, 1) if transposed else (None, 1, 0, 1, 1)
-        bias, stride, padding, *rest = tuple(node.args[2:]) + defaults[len(node.args) - 2 :]
-        extra, groups, dilation = rest if transposed else (0, rest[1], rest[0])
-        weight: Any = node.args[1]
-        width, cut = self._width(node.args[0], 1), self.sliced(self._name(weight))
-        dims = cut.dim() - 2
-        if not transposed:
-            groups = width // cut.shape[1]
-        elif groups == weight.meta["val"].shape[0]:
-            groups = width
-        out = cut.shape[1] * groups if transposed else cut.shape[0]
-        kind = getattr(nn, f"Conv{'Transpose' if transposed else ''}{dims}d")
-        options = {
-            "kernel_size": tuple(cut.shape[2:]),
-            "stride": _spread(stride, dims),
-            "padding": padding if isinstance(padding, str) else _spread(padding, dims),
-            "dilation": _spread(dilation, dims),
-            "groups": groups,
-            "bias": bias is not None,
-            **({"output_padding": _spread(extra, dims)} if transposed else {}),
-        }
-        self._layer(node, lambda: kind(width, out, **options), {"weight": weight, "bias": bias})
-
-    def _linear(self, node: Any) -> None:
-        out, into = self.sliced(self._name(node.args[1])).shape
-        bias = node.args[2] if len(node.args) > 2 else None
-        self._layer(node, lambda: nn.Linear(into, out, bias=bias is not None), {"weight": node.args[1], "bias": bias})
-
-    def _batch_norm(self, node: Any) -> None:
-        scale, shift, mean, variance, _, momentum, epsilon, *_ = node.args[1:]
-        width = self.sliced(self._name(scale)).numel()
-        kind = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}[node.meta["val"].dim()]
-        named = {"weight": scale, "bias": shift, "running_mean": mean, "running_var": variance}
-        self._layer(node, lambda: kind(width, eps=epsilon, momentum=momentum), named)
-
-    def _attention(self, node: Any) -> None:
-        defaults: tuple[Any, ...] = (None, 0.0, False)
-        q, k, v, mask, dropout, causal, *_ = tuple(node.args) + defaults[len(node.args) - 3 :]
-        name = f"{node.name}_module"
-        self.root.add_module(name, Attention(float(dropout), bool(causal), node.kwargs.get("scale")))
-        arguments = self._argument((q, k, v) if mask is None else (q, k, v, mask))
-        self.new[node] = self.graph.call_module(name, arguments)
-
-    def _resized(self, node: Any, widths: dict[int, Tensor]) -> tuple[Any, Any, Any]:
-        """Operator and arguments of a node whose sizes follow the cut."""
-        x: Any = node.args[0] if node.args else None
-        rest: list[Any] = list(node.args[1:])
-        if node.target in (aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.expand.default):
-            shape = list(rest[0])
-            lead = node.meta["val"].dim() - len(shape)
-            for axis, mask in widths.items():
-                if shape[axis - lead] != -1:
-                    shape[axis - lead] = -1 if isinstance(shape[axis - lead], Node) else int(mask.sum())
-            return node.target, (x, shape, *rest[1:]), node.kwargs
-        if node.target is aten.unflatten.int:
-            axis = int(rest[0]) % x.meta["val"].dim()
-            shape = [int(widths[axis + k].sum()) if axis + k in widths else size for k, size in enumerate(rest[1])]
-            return node.target, (x, axis, shape), node.kwargs
-        if node.target in (aten.slice.Tensor, aten.select.int):
-            return self._picked(node)
-        if isinstance(self.trace.labels[node], list) and HANDLERS.get(node.target) is movement:
-            axis = int(rest[-1] if len(rest) > 1 else node.kwargs.get("dim", 0)) % x.meta["val"].dim()
-            if axis in self.widths(x) and node.target is not aten.unbind.int:
-                sizes = [self._along(part.units, axis, size) for part, size in self._parts(node, axis)]
-                return aten.split_with_sizes.default, (x, sizes, axis), {}
-        return node.target, node.args, node.kwargs
-
-    def _parts(self, node: Any, axis: int) -> list[tuple[Labels, int]]:
-        sizes = [int(value.shape[axis]) for value in node.meta["val"]]
-        return list(zip(self.trace.labels[node], sizes, strict=True))
-
-    def _along(self, units: Tensor, axis: int, size: int) -> int:
-        """How many slices along an axis stay."""
-        others = [a for a in range(units.dim()) if a != axis]
-        return int(self.kept(units).any(dim=others).expand(size).sum())
-
-    def _picked(self, node: Any) -> tuple[Any, Any, Any]:
-        """Slice and select count among what stays."""
-        x: Any = node.args[0]
-        axis = int(node.args[1]) % x.meta["val"].dim() if len(node.args) > 1 else 0
-        before = self.widths(x)
-        if axis not in before:
-            return node.target, node.args, node.kwargs
-        position = torch.cumsum(before[axis].long(), 0) - before[axis].long()
-        size = before[axis].numel()
-        total = int(before[axis].sum())
-
-        def moved(index: Any) -> int:
-            at = min(max(int(index) + (size if index < 0 else 0), 0), size)
-            return int(position[at]) if at < size else total
-
-        if node.target is aten.select.int:
-            return node.target, (x, axis, moved(node.args[2])), {}
-        start = moved(node.args[2]) if len(node.args) > 2 and node.args[2] is not None else 0
-        end = moved(node.args[3]) if len(node.args) > 3 and node.args[3] is not None else total
-        if len(node.args) > 4 and node.args[4] != 1:
-            raise InputError(f"a slice with steps of {node.args[4]} along channels cannot be cut ({node.name})")
-        return node.target, (x, axis, start, end), {}
-
-
-def spread_like(constant: Tensor, like: Tensor, axis: int) -> Tensor:
-    """A constant at the size of another tensor in all axes but one."""
-    axis %= like.dim()
-    return constant.expand([constant.shape[a] if a == axis else size for a, size in enumerate(like.shape)])
-
-
-class Attention(nn.Module):
-    """Scaled dot-product attention that drops out in training only."""
-
-    def __init__(self, dropout: float, causal: bool, scale: float | None) -> None:
-        super().__init__()
-        self.dropout, self.causal, self.scale = dropout, causal, scale
-
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-        dropout = self.dropout if self.training else 0.0
-        return nn.functional.scaled_dot_product_attention(q, k, v, mask, dropout, self.causal, scale=self.scale)
-
-
-def _spread(value: Any, dims: int) -> tuple[int, ...]:
-    values = tuple(value) if isinstance(value, list | tuple) else (value,)
-    return values * dims if len(values) == 1 else values
+def branches(gated: Gated, example: Tensor | tuple[Tensor, ...]) -> set[str]:
+    """The names of the gates of whole branches: those that the network can do without, one at a time."""
+    program, network = exported(gated.network, example if isinstance(example, tuple) else (example,))
+    found = set()
+    for name, gate in zip(gated.gates, gated.gate_list, strict=True):
+        mask = gate.mask.clone()
+        gate.mask.zero_()
+        closed = closed_slices(gated)
+        gate.mask.copy_(mask)
+        try:
+            Cutter(program, network, closed, {}).run()
+        except InputError:
+            continue
+        found.add(name)
+    return found

@@ -1,0 +1,133 @@
+"""Collapse: closed units leave a gated network while it trains, which gets faster by it.
+
+Unlike `removed`, the gates stay: what is left of them goes on with the values that it had. Branches and levels of
+which nothing is left go too.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+from .augment import Gated, classes_of
+from .coupling import couple
+from .gate import Gate
+from .removal import closed_slices, cut
+
+CONSTANT = re.compile(r"^\w+_constant(_again)*$")
+"""Names that `cut` gives to what a branch still adds after it vanished."""
+
+TOLERANCE = 1e-3
+"""Largest difference of masked and sliced network, relative to the largest output, that rounding can explain."""
+
+
+@dataclass(frozen=True)
+class Collapsed:
+    """A gated network without its closed units.
+
+    Attributes:
+        gated: the smaller network, with gates.
+        slices: for each parameter of the network: axis -> int64 [n], which slices of the old one are left.
+        units: for each gate by its new name: int64 [n], the places in the old network's `factors`.
+    """
+
+    gated: Gated
+    slices: dict[str, dict[int, Tensor]]
+    units: dict[str, Tensor]
+
+    def parameter(self, name: str, tensor: Tensor) -> Tensor:
+        """What is left of a tensor shaped like the old parameter, such as its momentum."""
+        for axis, kept in self.slices.get(name, {}).items():
+            tensor = tensor.index_select(axis, kept.to(tensor.device))
+        return tensor
+
+
+def collapse(gated: Gated, example: Tensor | tuple[Tensor, ...]) -> Collapsed:
+    """Cut the closed units out of a gated network; the gates of the others stay and can be trained on.
+
+    Args:
+        gated: the network with gates; it is left as it is.
+        example: inputs to trace with, with a batch of at least 2.
+
+    Raises:
+        InputError: nothing is left of the network, or a branch that vanished feeds an operator that cannot do
+            without it.
+
+    Source: Larson et al. (arXiv 2308.14605), "sub-network collapse and removal".
+    """
+    inputs = example if isinstance(example, tuple) else (example,)
+    coupling, closed = gated.coupling, closed_slices(gated)
+    network = cut(gated.network, inputs, closed, gated.parameters_with_gates())
+    network.train(gated.training)
+    found = couple(network, inputs)
+    slices = {
+        name: {axis: (~mask).nonzero()[:, 0] for axis, mask in axes.items()}
+        for name, axes in closed.items()
+        if name in found.shapes
+    }
+    place: dict[int, int] = {}  # of a new unit in the old row of factors
+    for name, axes in found.axes.items():
+        for axis, units in axes.items():
+            if axis in coupling.axes.get(name, {}):
+                before = gated.places(coupling.axes[name][axis])[slices[name][axis].cpu()]
+                place.update({u: p for u, p in zip(units.tolist(), before.tolist(), strict=True) if u and p})
+    classes = {
+        name: left for name, all_units in classes_of(found).items() if (left := [u for u in all_units if u in place])
+    }
+    alphas = torch.cat([gated.gate_list[0].alpha.new_zeros(1), *(gate.alpha for gate in gated.gate_list)]).detach()
+    owners = [gate for gate in gated.gate_list for _ in range(gate.units)]
+    gates: dict[str, Gate] = {}
+    rows: dict[str, Tensor] = {}
+    for name, members in classes.items():
+        row = torch.tensor([place[u] for u in members])
+        gate = copy.deepcopy(owners[int(row[0]) - 1])
+        gate.alpha = nn.Parameter(alphas[row.to(alphas.device)], requires_grad=gate.alpha.requires_grad)
+        gate.mask = torch.ones_like(gate.alpha).detach()
+        key = name.replace(".", "/")
+        gates[key], rows[key] = gate, row
+    smaller = Gated(network, found, gates, list(classes.values())).to(alphas.device)
+    _keep_function(gated, smaller, slices, torch.cat([torch.zeros(1, dtype=torch.long), *rows.values()]))
+    return Collapsed(smaller.train(gated.training), slices, rows)
+
+
+@torch.no_grad()
+def _keep_function(old: Gated, new: Gated, slices: dict[str, dict[int, Tensor]], row: Tensor) -> None:
+    """Scale parameters that have lost a gate, or got one, so that parameter times gate is what it was.
+
+    A unit loses its gate where it is now read beside a constant; a constant, whose value holds the gate, gets one
+    where it is added to gated units.
+    """
+    before = old.factors()
+    after = before[row.to(before.device)]
+    for name, parameter in new.network.named_parameters():
+        axis = old.coupling.gated.get(name, new.coupling.gated.get(name))
+        if axis is None or (name not in old.coupling.shapes and not CONSTANT.search(name)):
+            continue
+        scale = parameter.new_ones(parameter.shape[axis])
+        if name in old.coupling.gated:
+            scale *= before[old.places(old.coupling.axes[name][axis])[slices[name][axis].cpu()]]
+        if name in new.coupling.gated:
+            scale /= after[new.places(new.coupling.axes[name][axis])]
+        parameter.mul_(scale.view([-1 if a == axis else 1 for a in range(parameter.dim())]))
+
+
+def survives(gated: Gated, example: Tensor | tuple[Tensor, ...]) -> bool:
+    """Whether the network can do without all units that are closed now: whole branches may be among them."""
+    try:
+        cut(gated.network, example if isinstance(example, tuple) else (example,), closed_slices(gated))
+    except InputError:
+        return False
+    return True
+
+
+@torch.no_grad()
+def compare(before: Callable[[Tensor], Tensor], after: Callable[[Tensor], Tensor], inputs: Tensor) -> float:
+    """Largest difference of two networks' answers, relative to the largest answer of the first."""
+    expected, found = before(inputs).float(), after(inputs).float()
+    return float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-30))

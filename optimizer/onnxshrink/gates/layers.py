@@ -1,0 +1,147 @@
+"""What layers with weights, and normalizations, do to units (coupling.py has the idea)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from .coupling import Cost, Trace, along, argument, handles, shape_of, unknown
+
+aten = torch.ops.aten
+
+
+@handles(
+    aten.conv1d.default,
+    aten.conv2d.default,
+    aten.conv3d.default,
+    aten.conv1d.padding,
+    aten.conv2d.padding,
+    aten.conv3d.padding,
+)
+def convolution(trace: Trace, node: Any) -> Any:
+    """Reads units along the channels of its input and makes new ones; depthwise layers make none."""
+    return _convolved(trace, node, int(argument(node, 6, "groups", 1)), transposed=False)
+
+
+@handles(aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input)
+def transposed(trace: Trace, node: Any) -> Any:
+    """As a convolution, with the weight the other way round."""
+    return _convolved(trace, node, int(argument(node, 6, "groups", 1)), transposed=True)
+
+
+def _convolved(trace: Trace, node: Any, groups: int, *, transposed: bool) -> Any:
+    x, w = node.args[0], node.args[1]
+    name = trace.named(w)
+    if name is None or not isinstance(x, Node) or not isinstance(w, Node):
+        return unknown(trace, node)
+    weight, out_shape, in_shape = shape_of(w), shape_of(node), shape_of(x)
+    axis = len(in_shape) - len(weight) + 1  # an input without a batch has the channels first
+    width = out_shape[axis]
+    into = trace.read(x, axis)
+    if groups == 1:
+        out = trace.units.new(width)
+    elif groups == in_shape[axis]:
+        out = into.repeat_interleave(width // groups)  # depthwise: each output is its input's own
+    else:
+        per_group = into.reshape(groups, -1)
+        trace.units.join(per_group, per_group[:1])  # every group keeps the same channels
+        into = per_group[0]
+        out = trace.units.new(width // groups).repeat(groups)
+    if transposed:
+        rows = into if groups == 1 else into.repeat(groups) if groups != in_shape[axis] else into
+        columns = out if groups == 1 else out[: width // groups]
+        trace.parameter(name, 0, rows)
+        out_axis = 1
+        if groups == in_shape[axis]:
+            out_axis = 0
+        else:
+            trace.parameter(name, 1, columns)
+    else:
+        trace.parameter(name, 0, out)
+        out_axis = 0
+        if groups != in_shape[axis]:
+            trace.parameter(name, 1, into)
+    _produces(trace, node, name, out_axis, argument(node, 2, "bias"), out)
+    positions = math.prod((in_shape if transposed else out_shape)[axis + 1 :]) * math.prod(in_shape[:axis])
+    depth = into[:1] * 0 if groups == in_shape[axis] and groups > 1 else into
+    trace.macs.append(Cost(name, float(positions * math.prod(weight[2:])), (depth, out)))
+    return along(out, axis, len(out_shape))
+
+
+@handles(aten.linear.default)
+def linear(trace: Trace, node: Any) -> Any:
+    """Reads the units of the last axis and makes new ones."""
+    x, w = node.args[0], node.args[1]
+    name = trace.named(w)
+    if name is None or not isinstance(x, Node):
+        return unknown(trace, node)
+    shape = shape_of(node)
+    into, out = trace.read(x, -1), trace.units.new(shape[-1])
+    trace.parameter(name, 0, out)
+    trace.parameter(name, 1, into)
+    _produces(trace, node, name, 0, argument(node, 2, "bias"), out)
+    trace.macs.append(Cost(name, float(math.prod(shape[:-1])), (into, out)))
+    return along(out, len(shape) - 1, len(shape))
+
+
+@handles(aten.embedding.default)
+def _embedding(trace: Trace, node: Any) -> Any:
+    name = trace.named(node.args[0])
+    if name is None:
+        return unknown(trace, node)
+    shape = shape_of(node)
+    out = trace.units.new(shape[-1])
+    trace.parameter(name, 1, out)
+    _produces(trace, node, name, 1, None, out)
+    return along(out, len(shape) - 1, len(shape))
+
+
+def _produces(trace: Trace, node: Any, weight: str, axis: int, bias: Any, out: Tensor) -> None:
+    """A layer makes units: its weight and bias are what a gate multiplies."""
+    trace.gated[weight] = axis
+    trace.layers.append((weight, axis))
+    trace.producers[node] = [weight]
+    name = trace.named(bias)
+    if name is not None:
+        trace.parameter(name, 0, out)
+        trace.gated[name] = 0
+        trace.producers[node].append(name)
+
+
+@handles(aten.batch_norm.default, aten.instance_norm.default)
+def _batch_norm(trace: Trace, node: Any) -> Any:
+    """Scale and shift take the gate; a layer in front that nobody else reads needs none of its own then."""
+    x, *statistics = node.args[:5]
+    units, rank = trace.channel(x, 1), len(shape_of(node))
+    if trace.named(statistics[0]) is None or trace.named(statistics[1]) is None:
+        return unknown(trace, node)
+    for place, statistic in enumerate(statistics):
+        name = trace.named(statistic)
+        if name is not None:
+            trace.parameter(name, 0, units)
+            if place < 2:
+                trace.gated[name] = 0
+    if x in trace.producers and len(x.users) == 1:
+        for name in trace.producers[x]:
+            trace.gated.pop(name, None)
+        mean = trace.named(statistics[2])
+        if mean is not None:
+            trace.normalized[trace.producers[x][0]] = mean
+    return along(units, 1, rank)
+
+
+@handles(aten.layer_norm.default)
+def _layer_norm(trace: Trace, node: Any) -> Any:
+    x, normalized = node.args[0], node.args[1]
+    rank = len(shape_of(node))
+    for source in node.all_input_nodes[1:]:
+        trace.units.keep(trace.of(source).units)
+    return replace(
+        trace.drop(trace.of(x), range(rank - len(normalized), rank), keep=True),
+        zero=False,
+    )

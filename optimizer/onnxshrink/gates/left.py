@@ -1,0 +1,106 @@
+"""What is left of activations after a cut, and what the sizes that operators name become."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from ..errors import InputError
+from .coupling import HANDLERS, Labels, Trace
+from .movement import movement
+
+aten = torch.ops.aten
+
+
+class Left:
+    """The slices of each activation that stay.
+
+    Args:
+        trace: of the network, after its walk.
+        gone: the units that go, int64.
+    """
+
+    def __init__(self, trace: Trace, gone: Tensor) -> None:
+        self.trace, self.gone = trace, gone
+
+    def kept(self, units: Tensor) -> Tensor:
+        """Which elements of an array of units stay."""
+        return ~torch.isin(self.trace.units.resolve(units), self.gone)
+
+    def widths(self, node: Node) -> dict[int, Tensor]:
+        """For each axis of an activation along which something goes: which slices stay."""
+        labels = self.trace.labels.get(node)
+        if not isinstance(labels, Labels):
+            return {}
+        kept, found = self.kept(labels.units), {}
+        for axis in range(kept.dim()):
+            if kept.shape[axis] > 1 or not bool(kept.any()):
+                others = [a for a in range(kept.dim()) if a != axis]
+                mask = kept.any(dim=others) if others else kept
+                if not mask.all():
+                    found[axis] = mask.expand(int(node.meta["val"].shape[axis]))
+        return found
+
+    def width(self, node: Any, axis: int) -> int:
+        """Length of an axis of an activation after the cut."""
+        widths = self.widths(node)
+        return int(widths[axis].sum()) if axis in widths else int(node.meta["val"].shape[axis])
+
+    def resized(self, node: Any, widths: dict[int, Tensor]) -> tuple[Any, Any, Any]:
+        """Operator and arguments of a node whose sizes follow the cut."""
+        x: Any = node.args[0] if node.args else None
+        rest: list[Any] = list(node.args[1:])
+        if node.target in (aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.expand.default):
+            shape = list(rest[0])
+            lead = node.meta["val"].dim() - len(shape)
+            for axis, mask in widths.items():
+                if shape[axis - lead] != -1:
+                    shape[axis - lead] = -1 if isinstance(shape[axis - lead], Node) else int(mask.sum())
+            return node.target, (x, shape, *rest[1:]), node.kwargs
+        if node.target is aten.unflatten.int:
+            axis = int(rest[0]) % x.meta["val"].dim()
+            shape = [int(widths[axis + k].sum()) if axis + k in widths else size for k, size in enumerate(rest[1])]
+            return node.target, (x, axis, shape), node.kwargs
+        if node.target in (aten.slice.Tensor, aten.select.int):
+            return self._picked(node)
+        if isinstance(self.trace.labels[node], list) and HANDLERS.get(node.target) is movement:
+            axis = int(rest[-1] if len(rest) > 1 else node.kwargs.get("dim", 0)) % x.meta["val"].dim()
+            if axis in self.widths(x) and node.target is not aten.unbind.int:
+                sizes = [self._along(part.units, axis, size) for part, size in self._parts(node, axis)]
+                return aten.split_with_sizes.default, (x, sizes, axis), {}
+        return node.target, node.args, node.kwargs
+
+    def _picked(self, node: Any) -> tuple[Any, Any, Any]:
+        """Slice and select count among what stays."""
+        x: Any = node.args[0]
+        axis = int(node.args[1]) % x.meta["val"].dim() if len(node.args) > 1 else 0
+        before = self.widths(x)
+        if axis not in before:
+            return node.target, node.args, node.kwargs
+        position = torch.cumsum(before[axis].long(), 0) - before[axis].long()
+        size = before[axis].numel()
+        total = int(before[axis].sum())
+
+        def moved(index: Any) -> int:
+            at = min(max(int(index) + (size if index < 0 else 0), 0), size)
+            return int(position[at]) if at < size else total
+
+        if node.target is aten.select.int:
+            return node.target, (x, axis, moved(node.args[2])), {}
+        start = moved(node.args[2]) if len(node.args) > 2 and node.args[2] is not None else 0
+        end = moved(node.args[3]) if len(node.args) > 3 and node.args[3] is not None else total
+        if len(node.args) > 4 and node.args[4] != 1:
+            raise InputError(f"a slice with steps of {node.args[4]} along channels cannot be cut ({node.name})")
+        return node.target, (x, axis, start, end), {}
+
+    def _parts(self, node: Any, axis: int) -> list[tuple[Labels, int]]:
+        sizes = [int(value.shape[axis]) for value in node.meta["val"]]
+        return list(zip(self.trace.labels[node], sizes, strict=True))
+
+    def _along(self, units: Tensor, axis: int, size: int) -> int:
+        """How many slices along an axis stay."""
+        others = [a for a in range(units.dim()) if a != axis]
+        return int(self.kept(units).any(dim=others).expand(size).sum())

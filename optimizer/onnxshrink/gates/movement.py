@@ -1,0 +1,178 @@
+"""What operators that move elements, reduce axes or multiply activations do to units (coupling.py has the idea)."""
+
+from __future__ import annotations
+
+import math
+import operator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from .coupling import Cost, Labels, Trace, argument, compress, handles, nothing, shape_of, unknown
+
+aten = torch.ops.aten
+
+
+@handles(
+    *(aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.flatten.using_ints),
+    *(aten.unflatten.int, aten.transpose.int, aten.permute.default, aten.t.default, aten.unsqueeze.default),
+    *(aten.squeeze.dim, aten.squeeze.dims, aten.squeeze.default, aten.expand.default, aten.repeat.default),
+    *(aten.slice.Tensor, aten.select.int, aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default),
+    *(aten.unbind.int, aten.narrow.default, aten.movedim.int, aten.movedim.intlist, aten.roll.default),
+    *(aten.flip.default, aten.pixel_shuffle.default, aten.pixel_unshuffle.default, aten.channel_shuffle.default),
+    *(aten.swapaxes.default, aten.split.sizes),
+)
+def movement(trace: Trace, node: Any) -> Any:
+    """Elements move, and units with them."""
+    x, *rest = node.args
+    labels = trace.of(x)
+    if any(isinstance(n.meta.get("val"), Tensor) for n in node.all_input_nodes[1:]):
+        return unknown(trace, node)
+    sizes = fx.map_arg((rest, dict(node.kwargs)), lambda n: int(n.meta["val"]))
+    moved = node.target(labels.units.expand(shape_of(x)).contiguous(), *sizes[0], **sizes[1])
+    if isinstance(moved, Tensor):
+        return replace(labels, units=compress(moved))
+    return [replace(labels, units=compress(part), parameter=None) for part in moved]
+
+
+@handles(operator.getitem)
+def _item(trace: Trace, node: Any) -> Any:
+    found = trace.labels[node.args[0]]
+    return found[node.args[1]] if isinstance(found, list) else nothing(node.meta.get("val"))
+
+
+@handles(aten.cat.default, aten.concat.default, aten.concatenate.default)
+def concat(trace: Trace, node: Any) -> Any:
+    """Units in a row."""
+    parts: Any = node.args[0]
+    rank = len(shape_of(node))
+    axis = int(argument(node, 1, "dim", 0)) % rank
+    found = [_beside(trace, trace.of(part), axis) for part in parts]
+    wide = [
+        labels.units.expand(
+            [s if a == axis else u for a, (s, u) in enumerate(zip(shape_of(p), labels.units.shape, strict=True))]
+        )
+        for p, labels in zip(parts, found, strict=True)
+    ]
+    sizes = [max(units.shape[a] for units in wide) for a in range(rank)]
+    joined = torch.cat([u.expand([u.shape[a] if a == axis else sizes[a] for a in range(rank)]) for u in wide], axis)
+    return Labels(compress(joined), all(labels.zero or not labels.units.any() for labels in found))
+
+
+def _beside(trace: Trace, labels: Labels, axis: int) -> Labels:
+    """A parameter in a row with activations stays, and keeps none of them."""
+    if labels.parameter is None or labels.units.shape[axis] == 1:
+        return labels
+    trace.units.keep(labels.units)
+    return Labels(torch.zeros_like(labels.units), zero=True)
+
+
+@handles(aten.pad.default, aten.constant_pad_nd.default)
+def _pad(trace: Trace, node: Any) -> Any:
+    x: Any = node.args[0]
+    amounts: Any = node.args[1]
+    labels = trace.of(x)
+    mode, value = argument(node, 2, "mode", "constant"), argument(node, 3, "value")
+    if node.target is aten.constant_pad_nd.default:
+        mode, value = "constant", argument(node, 2, "value", 0)
+    rank = len(shape_of(node))
+    axes = [rank - 1 - k // 2 for k, amount in enumerate(amounts) if amount]
+    if any(labels.units.shape[axis] > 1 for axis in axes):
+        if mode != "constant":
+            return unknown(trace, node)
+        sizes = [s if a in axes else u for a, (s, u) in enumerate(zip(shape_of(x), labels.units.shape, strict=True))]
+        padded = torch.nn.functional.pad(labels.units.expand(sizes), list(amounts))
+        labels = replace(labels, units=padded)
+    return replace(labels, zero=labels.zero and not (mode == "constant" and value), parameter=None)
+
+
+@handles(
+    *(aten.max_pool1d.default, aten.max_pool2d.default, aten.max_pool3d.default, aten.avg_pool1d.default),
+    *(aten.avg_pool2d.default, aten.avg_pool3d.default, aten.adaptive_avg_pool1d.default),
+    *(aten.adaptive_avg_pool2d.default, aten.adaptive_avg_pool3d.default, aten.adaptive_max_pool2d.default),
+    *(aten.upsample_nearest1d.vec, aten.upsample_nearest2d.vec, aten.upsample_nearest3d.vec),
+    *(aten.upsample_bilinear2d.vec, aten.upsample_bicubic2d.vec, aten.upsample_linear1d.vec),
+    *(aten.upsample_trilinear3d.vec, aten.max_pool2d_with_indices.default),
+)
+def spatial(trace: Trace, node: Any) -> Any:
+    """What happens in space stays within one channel."""
+    x = node.args[0]
+    labels = trace.of(x)
+    found = trace.drop(labels, range(2, len(shape_of(x))), keep=False)
+    value = node.meta.get("val")
+    return found if isinstance(value, Tensor) else [found, *nothing(value)[1:]]
+
+
+@handles(aten.mean.dim, aten.mean.default, aten.sum.dim_IntList, aten.sum.default, aten.amax.default, aten.amin.default)
+def _reduction(trace: Trace, node: Any) -> Any:
+    x = node.args[0]
+    labels, rank = trace.of(x), len(shape_of(x))
+    chosen: Any = argument(node, 1, "dim") if node.target not in (aten.mean.default, aten.sum.default) else None
+    axes = sorted({int(a) % rank for a in (chosen if chosen else range(rank))})
+    summed = node.target in (aten.sum.dim_IntList, aten.sum.default)
+    reduced = trace.drop(labels, axes, keep=not (summed and labels.zero))
+    if len(shape_of(node)) == rank:
+        return reduced
+    return replace(reduced, units=reduced.units.squeeze(axes) if axes else reduced.units)
+
+
+@handles(aten.softmax.int, aten.log_softmax.int, aten._softmax.default)
+def _softmax(trace: Trace, node: Any) -> Any:
+    x = node.args[0]
+    axis = int(node.args[1]) % len(shape_of(x))
+    return replace(trace.drop(trace.of(x), [axis], keep=True), zero=False)
+
+
+@handles(aten.matmul.default, aten.bmm.default, aten.mm.default)
+def _matmul(trace: Trace, node: Any) -> Any:
+    a, b = node.args[0], node.args[1]
+    if min(len(shape_of(a)), len(shape_of(b))) < 2:
+        return unknown(trace, node)
+    rank = len(shape_of(node))
+    left, right = ((u := trace.of(n).units).reshape((1,) * (rank - u.dim()) + tuple(u.shape)) for n in (a, b))
+    zeros = trace.of(a).zero, trace.of(b).zero
+    inner = shape_of(a)[-1]
+    terms = left.expand(*left.shape[:-2], left.shape[-2], inner)
+    right_rows = right.transpose(-1, -2)
+    if left.shape[-1] > 1 or right_rows.shape[-1] > 1:
+        if right_rows.shape[-2] == left.shape[-2] == 1:
+            trace.units.join(left, right_rows)
+        else:
+            trace.units.keep(left)
+            trace.units.keep(right)
+        if not any(zeros):
+            trace.units.keep(left)
+    trace.macs.append(Cost(node.name, float(math.prod(shape_of(node)) * inner / terms.numel()), (terms.reshape(-1),)))
+    left = trace.drop(Labels(left), [rank - 1], keep=False).units
+    right = trace.drop(Labels(right), [rank - 2], keep=False).units
+    if left.any() and right.any():
+        trace.units.join(left, right)
+    for own, other, against in ((left, right, b), (right, left, a)):
+        sizes = (1,) * (rank - len(shape_of(against))) + shape_of(against)
+        if not other.any() and any(own.shape[axis] > 1 and sizes[axis] > 1 for axis in range(rank - 2)):
+            trace.units.keep(own)
+    needs = [zeros[0]] if left.shape[-2] > 1 else []
+    needs += [zeros[1]] if right.shape[-1] > 1 else []
+    needs += [any(zeros)]
+    return Labels(compress(torch.maximum(*torch.broadcast_tensors(left, right))), all(needs))
+
+
+@handles(aten.scaled_dot_product_attention.default)
+def _attention(trace: Trace, node: Any) -> Any:
+    """Heads: query, key and value of a head go together."""
+    q, k, v = node.args[:3]
+    for extra in node.all_input_nodes:
+        if extra not in (q, k, v):
+            trace.units.keep(trace.of(extra).units)
+    rank = len(shape_of(node))
+    heads = [trace.drop(trace.of(n), [rank - 1, rank - 2], keep=False).units for n in (q, k, v)]
+    trace.units.join(heads[0], heads[1])
+    trace.units.join(heads[0], heads[2])
+    pairs = math.prod(shape_of(q)[:-1]) * shape_of(k)[-2]
+    for n in (q, v):
+        units = trace.of(n).units
+        wide = units.expand(*units.shape[:-1], shape_of(n)[-1])
+        trace.macs.append(Cost(node.name, float(pairs * shape_of(n)[-1] / wide.numel()), (wide.reshape(-1),)))
+    return Labels(trace.of(v).units, trace.of(v).zero)

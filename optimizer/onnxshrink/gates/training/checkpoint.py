@@ -1,0 +1,60 @@
+"""Checkpoints: files that are the old one or the new one, never a part, and that say whose they are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import InputError
+
+
+def save(state: Mapping[str, Any], path: Path) -> None:
+    """Write a checkpoint; a process that is killed while it writes leaves the one before."""
+    temporary = path.with_suffix(".part")
+    torch.save(state, temporary)
+    os.replace(temporary, path)
+
+
+def load(path: Path, network: str) -> dict[str, Any]:
+    """Read a checkpoint of an architecture.
+
+    Raises:
+        InputError: it cannot be read, or belongs to another architecture.
+    """
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        made_for = state["recipe"]["network"]
+    except Exception as error:  # pickle, zip and torch raise many types
+        what = " ".join(str(error).split())[:120]
+        raise InputError(f"this is no checkpoint of a training: {what}", file=str(path)) from error
+    if made_for != network:
+        raise InputError(
+            f"this checkpoint belongs to the architecture {made_for}, the recipe is for {network}",
+            file=str(path),
+            cure="give the recipe that it was made with, or another folder",
+        )
+    return dict(state)
+
+
+def fill(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Load a module's tensors.
+
+    Raises:
+        InputError: names or shapes differ, so the file belongs to another architecture.
+    """
+    own = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    wrong = [name for name in own if name not in state or tuple(state[name].shape) != own[name]]
+    wrong += [name for name in state if name not in own]
+    if wrong:
+        has = tuple(state[wrong[0]].shape) if wrong[0] in state else "nothing"
+        raise InputError(
+            f"this checkpoint belongs to another architecture: it has {has} for `{wrong[0]}`, "
+            f"the network has {own.get(wrong[0], 'nothing')}",
+            file=str(path),
+        )
+    module.load_state_dict(state)

@@ -1,0 +1,176 @@
+"""Recipes: all that defines a training run, as data, and the plan of its epochs.
+
+A run has two learning rate cycles. The first trains the dense network. The second prunes and fine-tunes: channels are
+closed in its first part, while the learning rate is high, and the rest of it belongs to what is left. Every search,
+the uniform one included, gets the same second cycle: the same epochs, rates and batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from ...errors import InputError
+from ..gate import FORMS
+from ..schedule import cubic_ramp
+
+SEARCHES = ("importance", "relaxation", "uniform", "none")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What defines a run.
+
+    `search` says how channels are chosen. "importance" closes in `steps` equal parts those that matter least to the
+    loss for what they cost. "relaxation" trains the gates with the size loss and the ejector, closes after each
+    step what fell to its threshold, and in the end, by importance, what is still above the target. "uniform" closes
+    the same share of every layer, by L1 norm, before the second cycle begins. "none" closes nothing: the dense network
+    with the same epochs.
+
+    Attributes:
+        network: name of the architecture; a checkpoint belongs to it.
+        search: see above.
+        size: "macs", "parameters" or "latency".
+        target: share of the size to keep.
+        dense_epochs: of the first cycle.
+        search_epochs: of the second cycle, in which channels are closed.
+        finetune_epochs: of the second cycle, after the last was closed.
+        steps: how often channels are closed ("importance").
+        thresholds: of each step ("relaxation").
+        floor: share of its units that each gate keeps at least.
+        multiple: channel counts stay multiples of it; odd counts can be slower than the dense network.
+        vanish: whole branches may be closed where the network can do without them.
+        form: of the gates: "sigmoid", "step" or "hard-concrete".
+        slope: of the sigmoid at the beginning of the search.
+        slope_end: of the sigmoid at its end; more than `slope` is the annealed form.
+        gate_rate: learning rate of the gates (Adam, no weight decay).
+        size_weight, ejector_weight, ejector_start, ejector_full, sigma: of the two losses that gates add; the
+            ejector's ramp is told in shares of each step.
+        collapse: cut closed channels out as training goes on.
+        batch: examples in a batch, over all processes.
+        dense_rate, prune_rate: peaks of the two cycles (SGD, Nesterov momentum).
+        warmup: share of each cycle in which the rate rises.
+        weight_decay: of weights with more than one axis.
+        label_smoothing: of the task's loss.
+        distil: weight of the dense network's answers against the labels, in [0, 1].
+        temperature: of the distillation.
+        bf16: autocast to bfloat16.
+        channels_last: memory format of images and weights.
+        seed: of weights, batches and augmentation.
+    """
+
+    network: str = "resnet20"
+    search: str = "importance"
+    size: str = "macs"
+    target: float = 0.5
+    dense_epochs: int = 20
+    search_epochs: int = 6
+    finetune_epochs: int = 14
+    steps: int = 18
+    thresholds: tuple[float, ...] = (0.02, 0.03, 0.05, 0.1, 0.25)
+    floor: float = 0.1
+    multiple: int = 1
+    vanish: bool = True
+    form: str = "sigmoid"
+    slope: float = 5.0
+    slope_end: float = 5.0
+    gate_rate: float = 0.02
+    size_weight: float = 1.0
+    ejector_weight: float = 5.0
+    ejector_start: float = 0.0
+    ejector_full: float = 0.8
+    sigma: float = 0.5
+    collapse: bool = True
+    batch: int = 128
+    dense_rate: float = 0.25
+    prune_rate: float = 0.1
+    warmup: float = 0.2
+    weight_decay: float = 5e-4
+    label_smoothing: float = 0.1
+    distil: float = 0.0
+    temperature: float = 4.0
+    bf16: bool = True
+    channels_last: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for value, names, what in ((self.search, SEARCHES, "search"), (self.form, tuple(FORMS), "gate form")):
+            if value not in names:
+                raise InputError(f"there is no {what} {value!r}", cure=f"take one of {', '.join(names)}")
+        if not 0 < self.target <= 1:
+            raise InputError(f"the target is a share of the size, {self.target} is not", cure="take one in (0, 1]")
+        if self.search == "importance" and self.form != "sigmoid":
+            raise InputError(f"importance is measured at sigmoid gates, not at {self.form}", cure="take relaxation")
+        if list(self.thresholds) != sorted(set(self.thresholds)):
+            raise InputError(f"thresholds have to rise from step to step, {self.thresholds} do not")
+        if self.search in ("importance", "relaxation") and not (self.search_epochs and self.closings()):
+            raise InputError("a search needs epochs and steps", cure="give both, or take the uniform search")
+
+    @staticmethod
+    def of(table: Mapping[str, Any], **changes: Any) -> Recipe:
+        """A recipe from a table of its fields, as TOML or JSON has it.
+
+        Raises:
+            InputError: there is no such field.
+        """
+        found = {**table, **changes}
+        unknown = set(found) - {field.name for field in fields(Recipe)}
+        if unknown:
+            raise InputError(f"a recipe has no field {sorted(unknown)[0]!r}")
+        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in found.items()}
+        return Recipe(**values)
+
+    def closings(self) -> list[float]:
+        """What each step of the search closes to: a share of the size, or the threshold of the gates."""
+        if self.search == "relaxation":
+            return list(self.thresholds)
+        if self.search == "importance":
+            return [1 - (1 - self.target) * (step + 1) / self.steps for step in range(self.steps)]
+        return []
+
+    def step_slope(self, progress: float) -> float:
+        """The sigmoid's slope where the search has come so far."""
+        return self.slope + (self.slope_end - self.slope) * progress
+
+    def ejector(self, progress: float) -> float:
+        """The ejector's weight where the search has come so far; the ramp begins anew in each step."""
+        steps = len(self.closings())
+        within = progress * steps - min(int(progress * steps), steps - 1)
+        return cubic_ramp(within, self.ejector_start, self.ejector_full, self.ejector_weight)
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch of the plan.
+
+    Attributes:
+        phase: "dense", "search" or "finetune".
+        begin, end: where in its learning rate cycle it lies, in [0, 1].
+        search_begin, search_end: where in the search it lies, in [0, 1].
+        closings: (share of the epoch, what to close to), in order.
+    """
+
+    phase: str
+    begin: float
+    end: float
+    search_begin: float = 0.0
+    search_end: float = 0.0
+    closings: tuple[tuple[float, float], ...] = ()
+
+
+def plan(recipe: Recipe) -> list[Epoch]:
+    """All epochs in order."""
+    n, searching, total = recipe.dense_epochs, recipe.search_epochs, recipe.search_epochs + recipe.finetune_epochs
+    epochs = [Epoch("dense", i / n, (i + 1) / n) for i in range(n)]
+    values = recipe.closings()
+    # where each step ends, in epochs of the search; a step that ends on the border of two epochs is of the first
+    ends = [searching * (step + 1) / len(values) for step in range(len(values))]
+    for i in range(total):
+        cycle = (i / total, (i + 1) / total)
+        if i >= searching or not values:
+            epochs.append(Epoch("finetune", *cycle))
+            continue
+        here = tuple((end - i, value) for end, value in zip(ends, values, strict=True) if i < end <= i + 1)
+        epochs.append(Epoch("search", *cycle, i / searching, (i + 1) / searching, here))
+    return epochs

@@ -1,0 +1,371 @@
+"""The trainer: dense network, gate search, collapse and fine-tuning by a recipe, resumable at every epoch."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import InputError, OnnxshrinkError
+from ..augment import augment
+from ..closing import close_gates, close_uniform
+from ..collapse import TOLERANCE, collapse, compare, survives
+from ..gate import Gate, prune_gates
+from ..importance import Importance
+from ..latency import Points, latency_costs
+from ..loss import Size, ejector_loss
+from ..removal import branches
+from ..schedule import one_cycle, set_slope
+from . import checkpoint
+from .data import Data
+from .distributed import Ranks, synchronize
+from .monitor import Monitor
+from .optimizers import Optimizers
+from .recipe import Epoch, Recipe, plan
+from .tasks import Task, Teacher
+
+CHECKPOINT = "checkpoint.pt"
+DENSE = "dense.pt"
+WATCH = 50
+"""Batches between two looks at whether the loss is still a number; each look waits for the device."""
+
+
+class Trainer:
+    """A run of a recipe. All that a checkpoint holds is here.
+
+    Args:
+        network: the plain network, with its first weights.
+        example: [N, ...] one input batch to trace with, N >= 2.
+        out: folder of the checkpoints.
+        latencies: of layers by channel counts (`read_latencies`), where the recipe's size is "latency".
+        device: "cpu", "cuda" or "cuda:N".
+
+    Raises:
+        InputError: the network cannot be traced or gated, or the table does not fit it.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        example: Tensor,
+        data: Data,
+        task: Task,
+        recipe: Recipe,
+        out: Path,
+        *,
+        latencies: Mapping[str, Points] | None = None,
+        device: str = "cpu",
+        ranks: Ranks | None = None,
+        monitor: Monitor | None = None,
+    ) -> None:
+        self.data, self.task, self.recipe, self.out, self.latencies = data, task, recipe, out, latencies
+        self.device, self.ranks = torch.device(device), ranks or Ranks()
+        self.monitor = monitor or Monitor(out if self.ranks.first else None)
+        self.example = example.to(self.device)
+        self.plan = plan(recipe)
+        self.done = 0
+        self.cuts: list[dict[str, Tensor]] = []
+        out.mkdir(parents=True, exist_ok=True)
+        self.plain = self._placed(network)
+        self.teacher: Teacher | None = None
+        self._begin()
+        self.units = {name: gate.units for name, gate in zip(self.gated.gates, self._gates, strict=True)}
+
+    # state
+
+    def _placed(self, network: nn.Module) -> nn.Module:
+        network = network.to(self.device)
+        if self.recipe.channels_last:
+            for parameter in network.parameters():
+                if parameter.dim() == 4:
+                    parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        return network
+
+    def _begin(self) -> None:
+        """Gates on the plain network, and fresh optimizers."""
+        options: dict[str, Any] = {}
+        if self.recipe.form == "sigmoid":
+            options = {"identity": True, "slope": self.recipe.slope}
+        self.gated = augment(copy.deepcopy(self.plain), self.example, form=self.recipe.form, **options)
+        self.gated = self.gated.to(self.device)
+        synchronize(self.gated, self.ranks)
+        self.size = self._size(None)
+        searching = self.recipe.search in ("importance", "relaxation")
+        self.branches = branches(self.gated, self.example) if searching and self.recipe.vanish else set()
+        self._optimize()
+
+    def _size(self, whole: float | None) -> Size:
+        if self.recipe.size != "latency":
+            return Size(self.gated, self.recipe.size, whole=whole)
+        if self.latencies is None:
+            raise InputError("latency is the size, but there is no table", cure="write one with `bench --layers`")
+        return Size(self.gated, costs=latency_costs(self.gated, self.latencies), whole=whole)
+
+    def _optimize(self) -> None:
+        """Fresh optimizers, and scores of nothing."""
+        self.optimizers = Optimizers(self.gated, self.recipe.weight_decay, self.recipe.gate_rate)
+        self.importance = Importance(self.gated)
+
+    def save(self) -> None:
+        """Write the checkpoint (the first process does)."""
+        if self.ranks.first:
+            state = {
+                "recipe": asdict(self.recipe),
+                "done": self.done,
+                "cuts": self.cuts,
+                "network": self.gated.state_dict(),
+                "optimizers": self.optimizers.state(),
+                "importance": self.importance.scores,
+            }
+            checkpoint.save(state, self.out / CHECKPOINT)
+
+    def resume(self) -> bool:
+        """Go on from the checkpoint in the folder; False if there is none.
+
+        The recipe stays the caller's, so that epochs to come may be planned anew.
+
+        Raises:
+            InputError: the checkpoint belongs to another architecture.
+        """
+        path = self.out / CHECKPOINT
+        if not path.exists():
+            return False
+        state = checkpoint.load(path, self.recipe.network)
+        self._begin()
+        self.cuts, self.done = [], state["done"]
+        for masks in state["cuts"]:
+            for name, mask in masks.items():
+                self.gated.get_buffer(f"gates.{name}.mask").copy_(mask)
+            self._collapse()
+        checkpoint.fill(self.gated, state["network"], path)
+        self.optimizers.load(state["optimizers"])
+        for score, saved in zip(self.importance.scores, state["importance"], strict=True):
+            score.copy_(saved)
+        return True
+
+    def start_from(self, dense: Path) -> None:
+        """Take over a dense network that another run has trained, instead of the first cycle.
+
+        Raises:
+            InputError: it belongs to another architecture.
+        """
+        state = checkpoint.load(dense, self.recipe.network)
+        checkpoint.fill(self.gated.network, state["network"], dense)
+        if self.ranks.first and dense.resolve() != (self.out / DENSE).resolve():
+            checkpoint.save(state, self.out / DENSE)
+        self.done = self.recipe.dense_epochs
+
+    # training
+
+    def fit(self, stop_after: int | None = None) -> None:
+        """Run the plan from where it is.
+
+        Args:
+            stop_after: end after this many epochs of the plan.
+
+        Raises:
+            OnnxshrinkError: the loss is not a number any more; the last checkpoint is still good.
+            InputError: the target cannot be reached.
+        """
+        for number in range(self.done, len(self.plan[:stop_after])):
+            epoch = self.plan[number]
+            if number == self.recipe.dense_epochs:
+                self._prune_begins()
+            began = time.monotonic()
+            with self.monitor.epoch(f"epoch {number + 1}/{len(self.plan)} {epoch.phase}", len(self.data)):
+                figures = self._run(epoch)
+            seconds = time.monotonic() - began
+            if self.recipe.collapse and epoch.phase == "search":
+                figures |= self._collapse_checked()
+            self.done = number + 1
+            if epoch.phase == "dense" and self.done == self.recipe.dense_epochs and self.ranks.first:
+                checkpoint.save(
+                    {"recipe": asdict(self.recipe), "network": self.gated.network.state_dict()}, self.out / DENSE
+                )
+            self.save()
+            self.monitor.log(
+                {
+                    "epoch": self.done,
+                    "phase": epoch.phase,
+                    **figures,
+                    "score": self.score(),
+                    "kept": self.size.kept(),
+                    "examples_per_second": len(self.data) / seconds,
+                    "units": self.units,
+                    "widths": {name: gate.kept for name, gate in zip(self.gated.gates, self._gates, strict=True)},
+                }
+            )
+
+    @property
+    def _gates(self) -> list[Gate]:
+        return self.gated.gate_list
+
+    def _prune_begins(self) -> None:
+        """The second cycle has optimizers of its own, so that it is the same from a dense network of another run."""
+        self._optimize()
+        if self.recipe.search == "uniform":
+            close_uniform(self.gated, self.size, self.recipe.target, self.recipe.multiple)
+            if self.recipe.collapse:
+                self._collapse_checked()
+
+    def _run(self, epoch: Epoch) -> dict[str, Any]:
+        """Train for one epoch; returns what is worth logging."""
+        recipe, searching = self.recipe, epoch.phase == "search"
+        relaxing = searching and recipe.search == "relaxation"
+        self.gated.train()
+        for gate in self._gates:
+            gate.alpha.requires_grad_(searching)
+            gate.train(relaxing)
+        if recipe.search == "relaxation" and epoch.phase != "dense":
+            set_slope(self.gated, recipe.step_slope(epoch.search_begin if searching else 1.0))
+        model = self.ranks.wrap(self.gated)
+        teacher = self._teach() if epoch.phase != "dense" and recipe.distil else None
+        share = self.ranks.shard(recipe.batch)
+        steps = len(self.data) // recipe.batch
+        closings = [(max(1, round(at * steps)), value) for at, value in epoch.closings]
+        seed = recipe.seed * 100_003 + self.done
+        torch.manual_seed(seed)
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        figures: dict[str, Any] = {}
+        peak = recipe.dense_rate if epoch.phase == "dense" else recipe.prune_rate
+        batches = self.data.training(recipe.batch, seed, self.ranks.rank, self.ranks.world)
+        for step, (inputs, targets) in enumerate(batches, 1):
+            x, y = inputs.to(self.device, non_blocking=True), targets.to(self.device, non_blocking=True)
+            progress = step / steps
+            at = epoch.begin + progress * (epoch.end - epoch.begin)
+            self.optimizers.set_rate(one_cycle(at, peak, recipe.warmup))
+            searched = epoch.search_begin + progress * (epoch.search_end - epoch.search_begin)
+            if relaxing:
+                set_slope(self.gated, recipe.step_slope(searched))
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.bf16):
+                output = model(x)
+                told = None if teacher is None else teacher.loss(x, output)
+            loss = self.task.loss(output.float(), y, recipe.label_smoothing)
+            if told is not None:
+                loss = (1 - recipe.distil) * loss + recipe.distil * told
+            total += loss.detach()
+            if relaxing:
+                loss = loss + recipe.size_weight * self.size.loss(recipe.target)
+                loss = loss + recipe.ejector(searched) * ejector_loss(self._gates, recipe.sigma)
+            self.optimizers.zero_grad()
+            loss.backward()
+            if searching:
+                self.importance.add()
+            self.optimizers.step(gates=relaxing)
+            self.monitor.advance(recipe.batch)
+            if step % WATCH == 0 or step == steps:
+                self._watch(total, step, share)
+            while closings and closings[0][0] == step:
+                figures |= self._close(closings.pop(0)[1], x)
+        figures["loss"] = float(self.ranks.total(total)) / max(steps, 1) / self.ranks.world
+        if relaxing:
+            with torch.no_grad():
+                w = torch.cat([gate.weights()[gate.mask > 0] for gate in self._gates])
+                figures["undecided"] = int(((w > 0.1) & (w < 0.9)).sum())
+                figures["relaxed"] = float(self.size.relaxed())
+        return figures
+
+    def _watch(self, total: Tensor, step: int, share: int) -> None:
+        """Stop where the loss is not a number; all processes stop together."""
+        if bool(torch.isfinite(self.ranks.total(total))):
+            return
+        path = self.out / CHECKPOINT
+        good = f"the last good checkpoint is {path}, after epoch {self.done}" if self.done else "there is no checkpoint"
+        raise OnnxshrinkError(
+            f"the loss is not a number any more in epoch {self.done + 1}, by batch {step}; {good}",
+            cure="resume from it with lower learning rates, or without bf16",
+        )
+
+    def _teach(self) -> Teacher:
+        """The dense network of this run."""
+        if self.teacher is None:
+            path = self.out / DENSE
+            network = copy.deepcopy(self.plain)
+            checkpoint.fill(network, checkpoint.load(path, self.recipe.network)["network"], path)
+            self.teacher = Teacher(network, self.recipe.temperature)
+        return self.teacher
+
+    # closing
+
+    def _close(self, value: float, x: Tensor) -> dict[str, Any]:
+        """Close gates at the end of a step of the search."""
+        before = copy.deepcopy(self.gated).eval()
+        recipe = self.recipe
+        relaxing = recipe.search == "relaxation"
+        figures: dict[str, Any] = {"score_before_closing": self.score()} if relaxing else {}
+        closed = (
+            prune_gates(self.gated, value) if relaxing else self._close_to(self.importance.row(), value, per_cost=True)
+        )
+        if relaxing and value == recipe.thresholds[-1]:
+            closed += self._close_to(self.gated.eval().open(), recipe.target, per_cost=False)
+        self.importance = Importance(self.gated)
+        figures["closed"] = closed
+        figures["difference"] = compare(before, self.gated.eval(), x)
+        if relaxing:
+            figures["score_after_closing"] = self.score()
+        self.gated.train()
+        for gate in self._gates:
+            gate.train(relaxing)
+        return figures
+
+    def _close_to(self, scores: Tensor, target: float, *, per_cost: bool) -> int:
+        return close_gates(
+            self.gated,
+            scores,
+            self.size,
+            target,
+            self.recipe.floor,
+            self.branches,
+            lambda: survives(self.gated, self.example),
+            per_cost=per_cost,
+            multiple=self.recipe.multiple,
+        )
+
+    def _collapse_checked(self) -> dict[str, Any]:
+        """Cut the closed channels out, if any; the sliced network must answer as the masked one."""
+        if all(gate.kept == gate.units for gate in self._gates):
+            return {}
+        before = self.gated.eval()
+        self._collapse()
+        x = torch.rand(self.example.shape, generator=torch.Generator().manual_seed(0)).to(self.device)
+        difference = compare(before, self.gated.eval(), x)
+        if difference > TOLERANCE:
+            raise OnnxshrinkError(
+                f"the sliced network differs from the masked one by {difference:.1e} of the largest output",
+                cure="collapse=false keeps the closed channels in the network",
+            )
+        return {"collapse_difference": difference}
+
+    def _collapse(self) -> None:
+        """Cut the closed channels out; optimizers and scores go on with what is left."""
+        self.cuts.append({n: g.mask.cpu().clone() for n, g in zip(self.gated.gates, self._gates, strict=True)})
+        found, optimizers, scores = collapse(self.gated, self.example), self.optimizers, self.importance.row()
+        self.gated = found.gated
+        self.branches &= set(self.gated.gates)
+        self.gated.network = self._placed(self.gated.network)
+        synchronize(self.gated, self.ranks)
+        self.size = self._size(self.size.whole)
+        self._optimize()
+        self.optimizers.carry(optimizers, found)
+        for name, score in zip(self.gated.gates, self.importance.scores, strict=True):
+            score.copy_(scores[found.units[name].to(scores.device)])
+
+    @torch.no_grad()
+    def score(self) -> float:
+        """The task's score on the data's checks; the first process's, for all."""
+        training = self.gated.training
+        self.gated.eval()
+        counts: Tensor | None = None
+        for inputs, targets in self.data.checks():
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bf16):
+                output = self.gated(inputs.to(self.device))
+            found = self.task.counts(output.float(), targets.to(self.device))
+            counts = found if counts is None else counts + found
+        self.gated.train(training)
+        return 0.0 if counts is None else self.task.score(counts)

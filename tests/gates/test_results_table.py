@@ -1,0 +1,66 @@
+"""The results table: what was run with mean and spread, what was not with its command."""
+
+import json
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("matplotlib")
+pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture
+def tool():
+    from tools import training_results
+
+    return training_results
+
+
+def ended(row, runs, seed, score, macs):
+    """A run that has ended and was measured."""
+    folder = row.folder(runs, seed)
+    folder.mkdir(parents=True)
+    (folder / "resnet20_cifar10.onnx").write_bytes(b"")
+    figures = {"score": score, "parameters": 1000, "macs": macs, "latency": 0.5}
+    (folder / "figures.json").write_text(json.dumps(figures))
+    (folder / "log.jsonl").write_text(json.dumps({"epoch": 1, "score": score}) + "\n")
+
+
+def test_rows_have_mean_and_spread_or_say_not_run(tool, tmp_path):
+    rows = [row for row in tool.ROWS if row.recipe == "resnet20" and row.target in (1, 0.5) and row.multiple == 1]
+    dense, uniform, importance, _ = rows
+    for seed, (one, two) in enumerate(((0.91, 0.90), (0.92, 0.90))):
+        ended(dense, tmp_path, seed, one, 200)
+        ended(uniform, tmp_path, seed, two, 100)
+    ended(importance, tmp_path, 0, 0.905, 99)
+    text = tool.section(rows, tmp_path, tmp_path, [0, 1], 0.1, tmp_path / "curves.png")
+    assert "| resnet20 | dense | 100.0 ± 0.0 % | 2 | 91.50 ± 0.71 |" in text
+    assert "| resnet20 | uniform L1 | 50.0 ± 0.0 % | 2 | 90.00 ± 0.00 | -1.50 ± 0.71 | 1,000 | 0.50 ± 0.00 |" in text
+    assert "| resnet20 | gates, importance | 49.5 % | 1 | 90.50 | -0.50 |" in text
+    assert "| resnet20 | gates, relaxed | 50 % | 0 | not run |" in text
+    commands = [line.strip() for line in text.splitlines() if line.startswith("    ")]
+    assert len(commands) == 3
+    assert commands[0].startswith("python models/train.py resnet20 --data FOLDER --out RUNS/resnet20/1/importance-0.5")
+    assert "--set search=relaxation" in commands[1]
+    assert (tmp_path / "curves.png").exists()
+
+
+def test_the_section_goes_between_its_markers(tool, tmp_path, monkeypatch):
+    page = tmp_path / "results.md"
+    monkeypatch.setattr(tool, "RESULTS", page)
+    page.write_text("# Results\n\nbefore\n")
+    for text in ("first", "second"):
+        tool.write(text)
+        content = page.read_text()
+        assert content.count(tool.BEGIN) == content.count(tool.END) == 1
+        assert content.startswith("# Results\n\nbefore\n")
+        assert text in content
+    assert "first" not in content
+
+
+def test_every_row_has_a_recipe_that_takes_it(tool, tmp_path):
+    import catalogue
+
+    for row in tool.ROWS:
+        fields = {"search": row.search, "target": row.target, "multiple": row.multiple}
+        assert catalogue.entry(row.recipe, **fields).recipe.search == row.search

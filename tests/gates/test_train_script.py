@@ -1,0 +1,57 @@
+"""models/train.py as a user calls it, on a few generated images in CIFAR-10's own layout."""
+
+import pickle
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("click")
+pytest.importorskip("onnxscript")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("PIL")
+pytest.importorskip("matplotlib")
+
+import numpy as np  # noqa: E402
+from click.testing import CliRunner  # noqa: E402
+
+FIELDS = {"dense_epochs": 1, "search_epochs": 1, "steps": 1, "finetune_epochs": 1, "batch": 16, "vanish": "false"}
+
+
+@pytest.fixture
+def images(tmp_path):
+    rng, folder = np.random.default_rng(0), tmp_path / "data" / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    for name in [f"data_batch_{n}" for n in range(1, 6)] + ["test_batch"]:
+        content = {b"data": rng.integers(0, 256, (8, 3072), np.uint8), b"labels": rng.integers(0, 10, 8).tolist()}
+        (folder / name).write_bytes(pickle.dumps(content, protocol=2))
+    return folder.parent
+
+
+def call(images, out, *more, **fields):
+    from train import main
+
+    settings = [part for k, v in {**FIELDS, **fields}.items() for part in ("--set", f"{k}={v}")]
+    arguments = ["resnet20", "--data", str(images), "--out", str(out), "--device", "cpu", "--threads", "1"]
+    return CliRunner().invoke(main, [*arguments, *settings, *more])
+
+
+@pytest.mark.slow
+def test_a_recipe_from_images_to_an_onnx_file_in_two_parts(images, tmp_path):
+    out = tmp_path / "out"
+    first = call(images, out, "--stop-after", "2")
+    assert first.exit_code == 0, first.output
+    assert not (out / "resnet20_cifar10.onnx").exists()
+    rest = call(images, out, "--resume")
+    assert rest.exit_code == 0, rest.output
+    assert "resumed after 2 epochs" in rest.output
+    assert "of 8 test images" in rest.output
+    assert {path.name for path in out.iterdir()} >= {"resnet20_cifar10.onnx", "training.png", "dense.pt", "log.jsonl"}
+
+
+def test_mistakes_are_one_line(images, tmp_path):
+    for fields, message in (({"depth": 20}, "a recipe has no field 'depth'"), ({"search": "luck"}, "no search 'luck'")):
+        found = call(images, tmp_path / "out", **fields)
+        assert found.exit_code == 1
+        assert found.output.startswith("Error: ")
+        assert message in found.output
+        assert len(found.output.splitlines()) == 1

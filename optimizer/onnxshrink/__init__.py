@@ -7,9 +7,10 @@ print(result.plan.removed, result.verification.state)
 from __future__ import annotations
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "bench", "inspect", "optimize", "verify"]
+__all__ = ["__version__", "bench", "inspect", "optimize", "prune", "verify"]
 
 from .benchmark import bench
 from .look import inspect
+from .lossy import prune
 from .shrink import optimize
 from .verification import verify

@@ -107,6 +107,22 @@ class Numbers(click.ParamType):
         return numbers
 
 
+class Portion(click.ParamType):
+    """`50%`, or `0.5`."""
+
+    name = "P%"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        text = str(value).strip()
+        try:
+            portion = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+        except ValueError:
+            portion = 0.0
+        if not 0 < portion < 1:
+            self.fail(f"{value!r} is no share between 0 and 100 %; write 50%", param, ctx)
+        return portion
+
+
 def option_shapes(function: Callable[..., Any]) -> Callable[..., Any]:
     """The option `--input-shape`, shared by all commands that run a model."""
     return click.option(
@@ -300,6 +316,85 @@ def bench(a: Path, b: Path | None, input_shapes: tuple[Any, ...], json_file: str
         figures = run(a, b, input_shapes=dict(input_shapes) or None, **options)
     print_benchmark(console, figures)
     _json(json_file, figures.to_json())
+
+
+@cli.command()
+@click.argument("model", metavar="IN.onnx", type=click.Path(path_type=Path))
+@click.argument("output", metavar="OUT.onnx", type=click.Path(path_type=Path))
+@click.option("--data", help="Samples: an .npz or .npy file, a folder of them, or module:function that yields feeds.")
+@click.option("--random-data", type=click.IntRange(2), metavar="N", help="N samples of noise; guarantees nothing.")
+@click.option("--keep-macs", type=Portion(), help="Share of the multiply-adds that may stay, 50%.")
+@click.option("--keep-parameters", type=Portion(), help="Share of the parameters that may stay, 50%.")
+@click.option("--max-error", type=float, metavar="E", help="Largest |y' - y| / |y| on held-out samples.")
+@click.option("--evaluate", metavar="MODULE:FUNCTION", help="Your metric of a model's path; more is better.")
+@click.option("--max-drop", type=float, metavar="D", help="Largest drop of that metric.")
+@click.option(
+    "--method", type=click.Choice(["wanda", "pfp", "magnitude", "random"]), default="wanda", show_default=True
+)
+@click.option("--allocation", type=click.Choice(["uniform", "global"]), default="uniform", show_default=True)
+@click.option(
+    "--variant",
+    type=click.Choice(["top", "sampled", "mixed"]),
+    default="top",
+    show_default=True,
+    help="Of pfp: the most sensitive channels, or drawn and reweighed ones.",
+)
+@click.option(
+    "--reduction",
+    type=click.Choice(["sum", "max"]),
+    default="sum",
+    show_default=True,
+    help="Of pfp: shares over kernel taps, as in the theory or as in the authors' code.",
+)
+@click.option("--no-repair", is_flag=True, help="Do not fit what reads pruned channels.")
+@click.option("--masks-only", is_flag=True, help="Write the zeros and stop.")
+@click.option(
+    "--align", type=click.IntRange(1, 1024), metavar="N", help="Multiple of channels. Default 4 (float16: 8)."
+)
+@click.option("--limit", type=click.IntRange(2), default=512, show_default=True, metavar="N", help="Use N samples.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@option_shapes
+@option_provider
+@click.option("--map", "map_file", type=click.Path(path_type=Path), help="Write the map of kept channels here.")
+@click.option("--json", "json_file", metavar="FILE|-", help="Write the report as JSON.")
+def prune(
+    model: Path,
+    output: Path,
+    input_shapes: tuple[Any, ...],
+    map_file: Path | None,
+    json_file: str | None,
+    no_repair: bool,
+    **options: Any,
+) -> None:
+    """Give up channels at a known loss, by weights or by sample inputs, without training."""
+    from . import prune as run
+    from .report.pruned import print_curve, print_guarantee, print_masks
+    from .report.terminal import print_sizes, print_verification
+
+    if map_file is not None and options["masks_only"]:
+        raise InputError("--map is written by the shrink, which --masks-only leaves out", cure="drop one of them")
+    _refuse_targets([map_file, json_file], [model, output])
+    console = _console(json_file)
+    with _progress() as say:
+        result = run(
+            model, output, input_shapes=dict(input_shapes), repair_weights=not no_repair, progress=say, **options
+        )
+    if map_file is not None and result.shrunk is not None:
+        _write(map_file, json.dumps(result.shrunk.map, indent=1))
+    print_masks(console, result.masks)
+    print_curve(console, result.curve)
+    print_guarantee(console, result.guarantee, result.no_guarantee)
+    repaired = "" if no_repair else f", {result.error_before_repair:.3g} before repair"
+    console.print(f"error on held-out samples {result.error:.3g}{repaired}")
+    if result.metric is not None:
+        console.print(f"metric {result.metric[0]:g} → {result.metric[1]:g}")
+    print_sizes(console, result.sizes)
+    if result.shrunk is not None and result.shrunk.verification is not None:
+        print_verification(console, result.shrunk.verification)
+    for note in result.notes:
+        console.print(f"note: {escape(note)}")
+    console.print(f"{escape(str(output))} written")
+    _json(json_file, {"input": str(model), "output": str(output), **result.to_json()})
 
 
 def _console(json_file: str | None) -> Console:

@@ -22,7 +22,7 @@ from .graph.write import file_bytes
 from .result import Result
 from .rewrite.map import make_map
 
-DENSE = "the model is dense: pruning it with known loss is a matter for training with onnxshrink.gates"
+DENSE = "the model is dense: give up channels at a known loss with `onnxshrink prune`, or train onnxshrink.gates"
 
 
 def optimize(

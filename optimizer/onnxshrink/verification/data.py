@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -54,8 +54,17 @@ def batch(samples: Sequence[Feeds], specs: Sequence[InputSpec], size: int) -> Fe
 
 
 def _samples(file: Path, specs: Sequence[InputSpec]) -> Iterator[Feeds]:
+    return take(_read(file, specs), specs, file)
+
+
+def take(arrays: Mapping[str, np.ndarray], specs: Sequence[InputSpec], file: str | Path) -> Iterator[Feeds]:
+    """Arrays by input name as samples, as `load` takes them from a file; `file` is what errors name.
+
+    Raises:
+        InputError: a name, shape or dtype that does not fit, NaN or infinity.
+    """
+    _names(arrays, specs, file)
     pieces: dict[str, list[np.ndarray]] = {}
-    arrays = _read(file, specs)
     for spec in specs:
         array = _cast(file, spec, arrays[spec.name])
         pieces[spec.name] = _cut(file, spec, array)
@@ -83,17 +92,22 @@ def _read(file: Path, specs: Sequence[InputSpec]) -> Mapping[str, np.ndarray]:
         return {names[0]: found}
     if file.suffix != ".npz":
         raise InputError("is neither .npz nor .npy", file=str(file))
-    missing, extra = sorted(set(names) - set(found.files)), sorted(set(found.files) - set(names))
-    if missing or extra:
-        wrong = [f"no array `{n}`" for n in missing] + [f"`{n}` is no input" for n in extra]
-        raise InputError(", ".join(wrong), file=str(file), cure=f"the inputs are: {', '.join(names)}")
+    _names(found, specs, file)
     try:
         return {name: found[name] for name in names}
     except ValueError as error:
         raise InputError("holds Python objects", file=str(file)) from error
 
 
-def _cast(file: Path, spec: InputSpec, array: np.ndarray) -> np.ndarray:
+def _names(given: Iterable[str], specs: Sequence[InputSpec], file: str | Path) -> None:
+    names = [s.name for s in specs]
+    missing, extra = sorted(set(names) - set(given)), sorted(set(given) - set(names))
+    if missing or extra:
+        wrong = [f"no array `{n}`" for n in missing] + [f"`{n}` is no input" for n in extra]
+        raise InputError(", ".join(wrong), file=str(file), cure=f"the inputs are: {', '.join(names)}")
+
+
+def _cast(file: str | Path, spec: InputSpec, array: np.ndarray) -> np.ndarray:
     if spec.dtype == np.dtype(object):
         return array.astype(object)
     kinds = array.dtype.kind + ("f" if spec.dtype.kind in "fV" else spec.dtype.kind)
@@ -117,7 +131,7 @@ def _cast(file: Path, spec: InputSpec, array: np.ndarray) -> np.ndarray:
     return result
 
 
-def _cut(file: Path, spec: InputSpec, array: np.ndarray) -> list[np.ndarray]:
+def _cut(file: str | Path, spec: InputSpec, array: np.ndarray) -> list[np.ndarray]:
     rank = len(spec.dims)
     if array.ndim == rank + 1 and _fits(spec.dims, array.shape[1:]):
         return list(array)

@@ -1,0 +1,100 @@
+"""`prune`: channels go at a known loss; zeros, repair, and then the lossless shrink."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+
+from .draft import Progress, Shapes
+from .errors import InputError, ModelError
+from .graph.inline import inlined
+from .graph.model import read
+from .pruned import Pruned
+from .pruner import Pruner
+from .pruning import calibration as samples
+from .pruning.budget import Budget
+from .pruning.calibration import Data
+from .pruning.method import Allocation, Method
+from .pruning.pfp import Reduction, Variant
+
+
+def prune(
+    source: str | Path | onnx.ModelProto,
+    output: str | Path | None = None,
+    *,
+    data: Data | None = None,
+    random_data: int | None = None,
+    keep_macs: float | None = None,
+    keep_parameters: float | None = None,
+    max_error: float | None = None,
+    evaluate: str | Callable[[Path], float] | None = None,
+    max_drop: float | None = None,
+    method: Method = "wanda",
+    allocation: Allocation = "uniform",
+    variant: Variant = "top",
+    reduction: Reduction = "sum",
+    repair_weights: bool = True,
+    masks_only: bool = False,
+    align: int | None = None,
+    limit: int = 512,
+    input_shapes: Shapes = None,
+    provider: str = "cpu",
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Pruned:
+    """Give up channels at a known loss: write zeros, repair what reads them, and cut the zeros out.
+
+    Args:
+        source: a path, or a ModelProto with its weights inside.
+        output: where to write the result.
+        data: calibration samples (see pruning.calibration.Data); every fourth is held out and only measured on.
+        random_data: so many samples of normal noise instead of data.
+        keep_macs, keep_parameters: share of the original's that stays, 0.5 for half.
+        max_error: largest error on held-out samples (see Pruned.error); the smallest model within it is searched.
+        evaluate: "module:function" or a function that gives a model file's metric, more is better.
+        max_drop: largest drop of that metric; the smallest model within it is searched.
+        method: "wanda" (weights times activations), "pfp" (see pruning/pfp.py), "magnitude" or "random".
+        allocation: of Wanda and magnitude: "uniform" takes the same share of every class, "global" one threshold.
+        variant: of PFP: "top", "sampled" or "mixed".
+        reduction: of PFP's sensitivities over kernel taps: "sum" or "max".
+        repair_weights: fit what reads pruned channels to the original's outputs (pruning/repair.py).
+        masks_only: write the original's graph with zeros (and repaired weights); do not shrink.
+        align: classes go down to multiples of this; default 4 for float32, 8 for float16.
+        limit: at most this many samples are used.
+        input_shapes: shapes of dynamic inputs, for `random_data` and the verification of the shrink.
+        provider: "cpu", "cuda" or "tensorrt".
+        seed: of patches, draws and noise.
+        progress: told what is being done.
+
+    Raises:
+        ModelError: the model cannot be read, has no channel that could go, or cannot be written.
+        InputError: data, budget or metric make no sense, or the budget cannot be met.
+        NotEqualError: the shrink differs from the model with zeros; nothing was written.
+        RuntimeMissingError: ONNX Runtime, or the provider, is not there.
+    """
+    say = progress or (lambda _: None)
+    name = evaluate if isinstance(evaluate, str) else getattr(evaluate, "__name__", "evaluate")
+    function = samples.imported(evaluate) if isinstance(evaluate, str) else evaluate
+    budget = Budget(keep_macs, keep_parameters, max_error, max_drop, function)
+    budget.check()
+    if (data is None) == (random_data is None):
+        raise InputError(
+            "there is no calibration data" if data is None else "there is data and random data",
+            cure="--data FILE|FOLDER|module:function, or --random-data 128 for noise, which guarantees nothing",
+        )
+    model = inlined(read(source))
+    if output is not None and model.path is not None and _same(Path(output), model.path):
+        raise ModelError("output would overwrite the input", file=str(output), cure="give another output path")
+    if output is not None and not Path(output).parent.is_dir():
+        raise ModelError("cannot write there", file=str(output), cure="give a folder that exists")
+    pruner = Pruner(model, data, random_data, align, limit, input_shapes, provider, seed, say)
+    pruner.rank(method, variant, allocation, reduction)
+    with tempfile.TemporaryDirectory(prefix="onnxshrink-") as folder:
+        return pruner.run(budget, name, repair_weights, masks_only, output, Path(folder))
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.exists() and one.samefile(other)

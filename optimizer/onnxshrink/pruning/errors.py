@@ -1,0 +1,41 @@
+"""How far a pruned model's outputs are from the original's, on samples that nothing was computed from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from .calibration import Calibration
+from .probe import MAX_BATCH, probe
+
+
+class HeldOut:
+    """The original's outputs on held-out samples, kept in memory."""
+
+    def __init__(self, model: onnx.ModelProto, calibration: Calibration, provider: str, folder: Path | None):
+        self._calibration, self._provider, self._folder = calibration, provider, folder
+        self._names = [value.name for value in model.graph.output]
+        self._right = self._run(model)
+
+    def error(self, model: onnx.ModelProto) -> float:
+        """The largest over outputs of |y' - y| / |y| in the Euclidean norm over all held-out samples; of an integer
+        output the share of elements that differ.
+        """
+        worst = 0.0
+        for right, now in zip(self._right, self._run(model), strict=True):
+            if right.dtype.kind == "f":
+                norm = float(np.linalg.norm(right.astype(np.float64)))
+                worst = max(worst, float(np.linalg.norm((now - right).astype(np.float64))) / (norm or 1.0))
+            elif right.size:
+                worst = max(worst, float((now != right).mean()) if now.shape == right.shape else 1.0)
+        return worst
+
+    def _run(self, model: onnx.ModelProto) -> list[np.ndarray]:
+        opened = probe(model, self._names, provider=self._provider, folder=self._folder)
+        values: list[list[np.ndarray]] = [[] for _ in self._names]
+        for feeds in self._calibration.batches(self._calibration.held, MAX_BATCH // 4):
+            for place, value in zip(values, opened(feeds).values(), strict=True):
+                place.append(np.asarray(value).reshape(-1))
+        return [np.concatenate(parts) for parts in values]

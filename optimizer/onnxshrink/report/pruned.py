@@ -1,0 +1,85 @@
+"""What `prune` did, for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ..pruning.guarantee import Guarantee
+
+
+class Kept(Protocol):
+    """What a coupling class keeps."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def layers(self) -> tuple[str, ...]: ...
+    @property
+    def units(self) -> int: ...
+    @property
+    def kept(self) -> tuple[int, ...]: ...
+
+
+class OnCurve(Protocol):
+    """A point of the budget curve."""
+
+    @property
+    def macs(self) -> float | None: ...
+    @property
+    def parameters(self) -> float: ...
+    @property
+    def error(self) -> float: ...
+
+
+def print_masks(console: Console, masks: Sequence[Kept]) -> None:
+    """Units of each class, before and after."""
+    table = Table("class", "layers", "units", "kept", box=None, header_style="bold")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for mask in masks:
+        table.add_row(escape(mask.name), str(len(mask.layers)), str(mask.units), str(len(mask.kept)))
+    console.print(table)
+
+
+def print_curve(console: Console, curve: Sequence[OnCurve]) -> None:
+    """Error on held-out samples by budget, with a bar in proportion."""
+    if not curve:
+        return
+    table = Table("MACs kept", "parameters kept", "error, unrepaired", "", box=None, header_style="bold")
+    top = max(point.error for point in curve) or 1.0
+    for point in curve:
+        macs = "?" if point.macs is None else f"{100 * point.macs:.1f} %"
+        bar = "█" * max(1, round(30 * point.error / top))
+        table.add_row(macs, f"{100 * point.parameters:.1f} %", f"{point.error:.3g}", bar)
+    console.print(table)
+
+
+def print_guarantee(console: Console, guarantee: Guarantee | None, reason: str) -> None:
+    """The bound of each class and what held-out samples say of it, or why there is none."""
+    if guarantee is None:
+        console.print(f"no guarantee: {escape(reason)}")
+        return
+    table = Table("class", "S", "m", "n", "epsilon", "delta", "K held out", box=None, header_style="bold")
+    for bound in guarantee.bounds:
+        table.add_row(
+            escape(bound.name),
+            f"{bound.s:.2f} of {bound.units}",
+            f"{bound.m:,}",
+            str(bound.kept),
+            f"{bound.epsilon:.3g}",
+            f"{bound.delta:.0e}",
+            f"{bound.held_out_k:.2f}",
+        )
+    console.print(table)
+    console.print(
+        f"guarantee: on the {guarantee.used} samples that scored, with probability 1 - {guarantee.delta:.0e}, each "
+        f"layer's parts are within (1 ± epsilon); composed over the network: {guarantee.composed:.2g}\n"
+        f"held out: {100 * guarantee.within:.2f} % within, largest error {guarantee.worst:.3g}"
+    )
+    if guarantee.used < guarantee.asked:
+        console.print(f"note: the authors ask for {guarantee.asked} samples")

@@ -243,8 +243,8 @@ def output_twice(model: ModelProto) -> None:
 
 
 def absent_operands(model: ModelProto) -> None:
-    model.graph.node[1].op_type = "Clip"
-    model.graph.node[1].input.extend(["", ""])
+    model.graph.node[2].op_type = "Clip"
+    model.graph.node[2].input.extend(["", ""])
 
 
 @pytest.mark.parametrize(

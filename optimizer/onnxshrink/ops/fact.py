@@ -91,9 +91,12 @@ def unknown(rank: int, dtype: np.dtype) -> Fact:
 
 
 def denormal(value: np.ndarray) -> np.ndarray:
-    """Where values are so small that a runtime's approximation of an operator may give zero instead."""
-    least = float(np.finfo(value.dtype).tiny) if value.dtype.kind == "f" else 0.0
-    return np.asarray((value != 0) & (np.abs(value) < least)) if least else np.zeros(value.shape, bool)
+    """Where values are so small that a runtime's approximation of an operator may give zero instead; 16-bit floats are
+    computed in wider ones.
+    """
+    if value.dtype not in (np.float32, np.float64):
+        return np.zeros(value.shape, bool)
+    return np.asarray((value != 0) & (np.abs(value) < np.finfo(value.dtype).tiny))
 
 
 def collapse(fact: Fact | None) -> Fact | None:

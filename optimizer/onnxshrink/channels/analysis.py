@@ -111,6 +111,8 @@ def _solved(context: Context, align: int) -> tuple[Solution, dict[Port, np.ndarr
         again, filled = solve(narrower, align=align)
         if not again.within(solution, more):  # a choice fell on something that was cut before
             break
+        if not more and solution.within(again, {}):  # what was learnt frees nothing
+            break
         solution, aligned, replaced = again, filled, replaced | more
     return solution, aligned, replaced
 

@@ -116,7 +116,7 @@ def also_graph_output() -> Net:
 @TRAPS.add(0, "the tensor before the ReLU is an output")
 def also_graph_output_before() -> Net:
     net = chain(lambda net, t: net.op("Relu", t))
-    return net.output(net.nodes[0].output[0])
+    return net.output(net.nodes[1].output[0])
 
 
 @TRAPS.add(None, "a copy of the tensor is an output")
@@ -136,7 +136,7 @@ def output_of_input() -> Net:
 @TRAPS.add(None, "a weight that is also visible at the output")
 def weight_is_output() -> Net:
     net = chain(lambda net, t: net.op("Relu", t))
-    net.op("Identity", net.nodes[0].input[1], name="weights")
+    net.op("Identity", net.nodes[1].input[1], name="weights")
     return net.output("weights")
 
 

@@ -94,6 +94,10 @@ def _known_output(name: str, context: Context) -> Fact | None:
     node, fact, shape = context.graph.producer.get(name), context.fact(name), context.shape(name)
     if node is None or fact is None or shape is None or not fact.all_known or not context.graph.is_float(name):
         return None
+    if context.rule(node).family == "shape" and any(
+        not context.graph.is_float(n) and context.array(n) is None for n in node.inputs if n
+    ):
+        return None  # an input's values say how long its axes are; the declaration is one example
     others = {o for o in node.outputs if o and o != name}
     if others and not others.isdisjoint(_read(context.graph)):
         return None

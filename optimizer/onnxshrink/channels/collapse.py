@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..graph.view import Graph, Shape, edge
+from ..graph.view import Shape, edge
 from ..ops.broadcast import collapsible
 from ..ops.fact import Fact, constant
 from ..ops.rule import Context
@@ -99,21 +99,7 @@ def _known_output(name: str, context: Context) -> Fact | None:
     ):
         return None  # an input's values say how long its axes are; the declaration is one example
     others = {o for o in node.outputs if o and o != name}
-    if others and not others.isdisjoint(_read(context.graph)):
+    if others and not others.isdisjoint(context.graph.leading_to_outputs()):
         return None
     full = fact.expand(shape)
     return fact if full is not None and full.value.size <= MAX_ELEMENTS else None
-
-
-def _read(graph: Graph) -> set[str]:
-    """Tensors that the graph's outputs are computed from, and these themselves."""
-    found: set[str] = set()
-    waiting = list(graph.outputs)
-    while waiting:
-        name = waiting.pop()
-        if name in found:
-            continue
-        found.add(name)
-        node = graph.producer.get(name)
-        waiting += [] if node is None else [n for n in (*node.inputs, *node.captured) if n]
-    return found

@@ -55,19 +55,13 @@ def _passing_over(found: dict[int, Found], context: Context) -> tuple[int, list[
 
     Planned as one movement it would go on reading, in the file, a tensor that is cut for others.
     """
-    graph = context.graph
-    needed: set[str] = set()
-    waiting = list(graph.outputs) if found else []
-    while waiting:
-        name = waiting.pop()
-        if name in needed:
-            continue
-        needed.add(name)
-        node = graph.producer.get(name)
-        if node is None or node.op in ("Shape", "Size"):
-            continue
-        read = (found[node.index][0][0].inputs[0],) if node.index in found else node.inputs
-        waiting += [n for n in (*read, *node.captured) if n]
+
+    def read(node: Node) -> tuple[str, ...]:
+        if node.op in ("Shape", "Size"):  # no values
+            return ()
+        return found[node.index][0][0].inputs[:1] if node.index in found else node.inputs
+
+    needed = context.graph.leading_to_outputs(read) if found else set()
     for index, (chain, _, _) in found.items():
         if chain[-1].outputs[0] not in needed:
             continue

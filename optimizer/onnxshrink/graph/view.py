@@ -6,7 +6,7 @@ a constant has a tensor of its own; on writing, equal cuts are shared again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -135,6 +135,20 @@ class Graph:
         """Drop what was derived from `nodes`, after they changed."""
         for derived in ("producer", "consumers", "constant_only"):
             self.__dict__.pop(derived, None)
+
+    def leading_to_outputs(self, read: Callable[[Node], Iterable[str]] | None = None) -> set[str]:
+        """The graph's outputs and every tensor that they are computed from; `read` says what a node reads of those that
+        it names (default: all).
+        """
+        found: set[str] = set()
+        waiting = list(self.outputs)
+        while waiting:
+            name = waiting.pop()
+            node = self.producer.get(name) if name not in found else None
+            found.add(name)
+            if node is not None:
+                waiting += [n for n in (*(read(node) if read else node.inputs), *node.captured) if n]
+        return found
 
     def tensors(self) -> Iterator[str]:
         """Every tensor id, inputs and constants first, then in graph order."""

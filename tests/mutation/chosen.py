@@ -114,7 +114,12 @@ CHOSEN: tuple[Mutant, ...] = (
         "groups are not filled",
     ),
     Mutant("ops/grid.py", 'crd = node.attr("mode", "DCR") == "CRD"', "crd = True", "swapped axis"),
-    Mutant("ops/pad.py", "low, high = np.minimum(low, fill), np.maximum(high, fill)", "pass", "padding ignored"),
+    Mutant(
+        "ops/pad.py",
+        "return Fact(value, known, np.minimum(low, fill), np.maximum(high, fill))",
+        "return Fact(value, known, low, high)",
+        "padding ignored",
+    ),
     Mutant("ops/pad.py", "np.arange(before, before + size)", "np.arange(size)", "off by the padding"),
     Mutant("ops/fact.py", "uniform = known & ", "uniform = ", "wrong known value"),
     Mutant(

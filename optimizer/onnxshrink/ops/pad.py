@@ -54,9 +54,7 @@ class Pad(Rule):
             whole = not any(a.shape[i] > 1 for a in (fact.value, fact.known) for i, p in enumerate(amounts) if any(p))
             return [Fact(fact.value, fact.known) if whole else None]
         assert fill is not None, "else nothing is known of a padded axis, and that has been said above"
-        low, high = fact.bounds()
-        low, high = np.minimum(low, fill), np.maximum(high, fill)
-        result = Fact(fact.value, fact.known, low, high)
+        result = Fact(fact.value, fact.known, *fact.bounds())
         for axis, (before, after) in enumerate(amounts):
             if (before, after) == (0, 0):
                 continue

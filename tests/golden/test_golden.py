@@ -17,6 +17,7 @@ FILES = sorted(Path(__file__).parent.glob("*.txt"))
 REMOVED = {
     "add_what_is_left": 52,
     "attention_heads_left": 14,
+    "batchnorm_of_known_columns": 12,
     "dead_depthwise": 14,
     "known_product_of_rows": 18,
     "known_row_by_row": 14,

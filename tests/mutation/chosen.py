@@ -73,9 +73,7 @@ CHOSEN: tuple[Mutant, ...] = (
     ),
     Mutant("ops/broadcast.py", '    "Exp",\n', "", "an operator that is not partial"),
     Mutant("ops/normalization.py", "return factor, offset - factor * mean", "return factor, offset", "mean forgotten"),
-    Mutant(
-        "ops/normalization.py", "known = (factor == 0) | uniform", "known = np.ones_like(uniform)", "wrong known value"
-    ),
+    Mutant("ops/normalization.py", "((factor == 0) | source.known)", "((factor == 0) | True)", "wrong known value"),
     Mutant(
         "ops/normalization.py",
         "demand[1] &= affine[0] != 0",

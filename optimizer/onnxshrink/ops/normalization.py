@@ -10,7 +10,7 @@ from onnx import helper
 
 from ..graph.view import Node, Shape
 from .broadcast import broadcast_dims
-from .fact import Fact, collapse
+from .fact import CAP, Fact, collapse, unknown
 from .interval import rounding
 from .movement import axis_of, parallel
 from .rule import Context, Cut, Demand, Rewrite, Rule, State, everything, free_slices, register
@@ -45,28 +45,23 @@ class BatchNormalization(Rule):
         rank = context.rank(node.outputs[0])
         if affine is None or rank is None or rank < 2 or not np.isfinite(affine).all():
             return none
-        factor, offset = affine
-        uniform, value = free_slices(node.inputs[0], 1, context)
-        column = (1, factor.size) + (1,) * (rank - 2)
-        known = (factor == 0) | uniform
+        column = (1, affine[0].size) + (1,) * (rank - 2)
+        factor, offset = (part.reshape(column) for part in affine)
         exact = context.array(node.inputs[2])
         assert exact is not None
         dtype = context.graph.dtypes.get(node.outputs[0], exact.dtype)
-        result = np.where(factor == 0, exact.astype(np.float64), factor * value + offset).astype(dtype)
-        low, high = None, None
-        source = context.fact(node.inputs[0])
-        if source is not None:
-            below, above = source.bounds()
-            others = tuple(a for a in range(rank) if a != 1)
-            below = np.broadcast_to(below.min(axis=others), factor.shape)
-            above = np.broadcast_to(above.max(axis=others), factor.shape)
-            with np.errstate(all="ignore"):
-                ends = [np.where(factor == 0, 0.0, factor * b) + offset for b in (below, above)]
-                slack = rounding(exact.dtype) * (np.maximum(*(np.abs(e) for e in ends)) + np.abs(offset))
-                slack = np.where(np.isfinite(slack), slack, 0.0)
-            low = (np.minimum(*ends) - slack).reshape(column)
-            high = (np.maximum(*ends) + slack).reshape(column)
-        return [collapse(Fact(result.reshape(column), known.reshape(column), low, high)), *none[1:]]
+        source = context.fact(node.inputs[0]) or unknown(rank, dtype)
+        if np.prod(np.broadcast_shapes(source.value.shape, column), dtype=np.int64) > CAP:
+            source = unknown(rank, dtype)
+        with np.errstate(all="ignore"):
+            result = np.where(factor == 0, exact.reshape(column), factor * source.value.astype(np.float64) + offset)
+            ends = [np.where(factor == 0, 0.0, factor * bound) + offset for bound in source.bounds()]
+            slack = rounding(exact.dtype) * (np.maximum(*(np.abs(e) for e in ends)) + np.abs(offset))
+        slack = np.where(np.isfinite(slack), slack, 0.0)
+        result = result.astype(dtype)
+        known = ((factor == 0) | source.known) & np.isfinite(result)
+        low, high = np.minimum(*ends) - slack, np.maximum(*ends) + slack
+        return [collapse(Fact(result, known, low, high)), *none[1:]]
 
     def ties(self, node: Node, context: Context) -> list[Tie]:
         if not self._inference(node):

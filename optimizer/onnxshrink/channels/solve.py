@@ -213,8 +213,7 @@ class Solution:
         empty = self.empty()
         if not empty:
             return False
-        # where there is least to choose from, and furthest from the inputs, as what is read keeps what it is made of
-        (tensor, axis) = min(reversed(empty), key=lambda port: self.kept(port).size)
+        tensor, axis = empty[-1]  # furthest from the inputs: what is read keeps what it is made of
         mask = np.zeros_like(self.kept((tensor, axis)))
         mask[self._before((tensor, axis)).argmax()] = True
         self.keep((tensor, axis), mask)

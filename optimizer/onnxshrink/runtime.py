@@ -69,6 +69,7 @@ def session(
     threads: int = 0,
     provider_options: dict[str, Any] | None = None,
     folder: str | Path | None = None,
+    profile: Path | None = None,
 ) -> Any:
     """An `InferenceSession` on a model, with the provider asserted.
 
@@ -79,6 +80,7 @@ def session(
         threads: intra-op threads; 0 lets ONNX Runtime choose.
         provider_options: options of the provider (for CUDA `use_tf32`, `prefer_nhwc`, `enable_cuda_graph`, ...).
         folder: where external data of a model given as bytes lies; a path finds its own.
+        profile: how the name of the file begins into which every node's time goes, at `end_profiling`.
 
     Raises:
         RuntimeMissingError: ONNX Runtime or the provider is not there.
@@ -95,6 +97,8 @@ def session(
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(Path(folder).resolve())
         )
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
     if name not in ort.get_available_providers():
         raise RuntimeMissingError(
             f"this ONNX Runtime has no {name}", cure="pip install 'onnxshrink[gpu]', or use --provider cpu"

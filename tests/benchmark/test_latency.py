@@ -146,7 +146,7 @@ def test_a_bound_run_writes_the_right_answer_to_the_same_place(tmp_path: Path) -
         def __getattr__(self, name: str) -> object:
             return getattr(session, name)
 
-    run = latency._on_device(Spy(), feeds, str(path), device="cpu")
+    run = latency.on_device(Spy(), feeds, str(path), device="cpu")
     places = []
     for _ in range(3):
         run()

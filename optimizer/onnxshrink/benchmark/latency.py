@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -21,10 +21,9 @@ import numpy as np
 from .. import runtime
 from ..errors import InputError, ModelError
 from ..graph.model import read
-from ..verification.inputs import Feeds, InputSpec, describe, draw, signature
-from ..verification.shapes import model_facts
+from ..verification.inputs import Feeds, draw
 from .environment import environment
-from .inputs import open_dimensions, shapes_at
+from .inputs import common, feed_shapes, inputs_of
 
 STARTS = 5
 MIN_ROUNDS_PER_START = 2
@@ -152,22 +151,22 @@ def bench(
     if not batches or min(batches) < 1 or seconds <= 0 or (threads or 0) < 0:
         raise InputError("batches, seconds and threads must be positive")
     paths = [str(path) for path in (a, b) if path is not None]
-    specs = _inputs(paths[0])
+    specs = inputs_of(read(paths[0]))
     for path in paths[1:]:
-        specs = _common(specs, _inputs(path))
+        specs = common(specs, inputs_of(read(path)))
 
     def start(which: int, feeds: Feeds) -> tuple[Run, dict[str, str]]:
         session = runtime.session(
             paths[which], provider=provider, threads=threads or 0, provider_options=dict(provider_options or {})
         )
         effective = session.get_provider_options()[runtime.PROVIDERS[provider]]
-        return (_plain if provider == "cpu" else _on_device)(session, feeds, paths[which]), effective
+        return (plain if provider == "cpu" else on_device)(session, feeds, paths[which]), effective
 
     measured: list[BatchTiming] = []
     notes: list[str] = []
     effective: dict[str, str] = {}
     for batch in dict.fromkeys(batches):
-        shapes, actual = _feed_shapes(specs, batch, input_shapes or {})
+        shapes, actual = feed_shapes(specs, batch, input_shapes or {})
         if actual != batch:
             notes.append(f"batch {batch} was not measured: the inputs are fixed to batch {actual}")
         if any(timing.batch == actual for timing in measured):
@@ -196,14 +195,16 @@ def bench(
 # --- runs ------------------------------------------------------------------------------------------------------------
 
 
-def _plain(session: Any, feeds: Feeds, path: str) -> Run:
+def plain(session: Any, feeds: Feeds, path: str) -> Run:
+    """A run on the CPU, tried once."""
+
     def run() -> None:
         session.run(None, feeds)
 
     return _tried(run, path)
 
 
-def _on_device(session: Any, feeds: Feeds, path: str, device: str = "cuda") -> Run:
+def on_device(session: Any, feeds: Feeds, path: str, device: str = "cuda") -> Run:
     """A run whose inputs and outputs stay on the device, with the wait for its end."""
     ort = runtime.onnxruntime()
     binding = session.io_binding()
@@ -316,43 +317,3 @@ def _ratio(starts: list[tuple[np.ndarray, np.ndarray]], seed: int) -> Ratio:
         rounds=sum(len(r) for r in ratios),
         starts=len(ratios),
     )
-
-
-# --- inputs ----------------------------------------------------------------------------------------------------------
-
-
-def _inputs(path: str) -> tuple[InputSpec, ...]:
-    model = read(path).proto
-    return signature(model, model_facts(model, Path(path).parent))
-
-
-def _common(a: Sequence[InputSpec], b: Sequence[InputSpec]) -> tuple[InputSpec, ...]:
-    """The inputs of both models; a dimension that either fixes is fixed.
-
-    Raises:
-        InputError: the two have different inputs.
-    """
-    if [(s.name, s.dtype, len(s.dims)) for s in a] != [(s.name, s.dtype, len(s.dims)) for s in b]:
-        raise InputError("the two models have different inputs", cure="compare models of the same interface")
-    common = []
-    for spec, other in zip(a, b, strict=True):
-        pairs = list(zip(spec.dims, other.dims, strict=True))
-        if any(isinstance(d, int) and isinstance(e, int) and d != e for d, e in pairs):
-            raise InputError(f"input `{spec.name}` is {describe(spec)} in one model and {describe(other)} in the other")
-        common.append(replace(spec, dims=tuple(e if isinstance(e, int) else d for d, e in pairs)))
-    return tuple(common)
-
-
-def _feed_shapes(
-    specs: Sequence[InputSpec], batch: int, given: Mapping[str, Sequence[int]]
-) -> tuple[dict[str, tuple[int, ...]], int]:
-    """Shapes to feed, and the batch that they come to: the leading dimension of the first input that has one."""
-    shapes = shapes_at(specs, batch, given)
-    if dynamic := open_dimensions(specs, shapes):
-        name = next(n for n, shape in shapes.items() if any(isinstance(d, str) for d in shape))
-        raise InputError(
-            f"input `{name}` has dynamic dimensions: {', '.join(dynamic)}",
-            cure=f"give its shape, as in --input-shape {name}=1,3,224,224",
-        )
-    sizes = {name: tuple(int(d) for d in shape) for name, shape in shapes.items()}
-    return sizes, next((shape[0] for shape in sizes.values() if shape), 1)

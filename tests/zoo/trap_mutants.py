@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from onnx import TensorProto
 
 from .net import Net
 from .trap import DEAD, Family, chain, chain_cut
@@ -287,3 +288,24 @@ def slice_backwards() -> Net:
         return t
 
     return chain(middle)
+
+
+@TRAPS.add(None, "a length that is computed from data: whoever reads a shape needs its right value")
+def length_from_data() -> Net:
+    net = Net()
+    t = net.conv(net.conv(net.input("x", (2, 3, 8, 8)), 3, 8), 8, 1)
+    largest = net.op("ReduceMax", net.op("Abs", t), keepdims=1)
+    length = net.op("Cast", net.op("Mul", largest, net.const([[[[100.0]]]])), to=TensorProto.INT64)
+    shape = net.op("Concat", net.op("Reshape", length, net.const([1])), net.const([3]), axis=0)
+    return net.output(net.op("ConstantOfShape", shape, name="y"))
+
+
+@TRAPS.add(chain_cut(4), "what is known is a bound on one side: a minimum below zero, and a Relu behind it")
+def minimum_below_zero() -> Net:
+    least = np.full((8, 1, 1), 1.0)
+    least[list(DEAD)] = -1.0
+
+    def middle(net: Net, t: str) -> str:
+        return net.known(net.op("Relu", net.op("Min", t, net.const(least))), DEAD)
+
+    return chain(middle, zero=(), still_known=False)

@@ -168,7 +168,7 @@ class Broadcast(Rule):
         if all(mask.any() for mask in live) or context.read_outputs(node)[1:] or out in context.graph.constant_only:
             return None
         types, shape = context.graph.dtypes, context.shape(out)
-        for index in sorted(self._data(node), key=lambda i: node.inputs[i] not in context.graph.constants):
+        for index in self._data(node):
             name = node.inputs[index]
             if types.get(name) == types.get(out) and alike(context.shape(name), shape):
                 return index

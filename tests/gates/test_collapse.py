@@ -63,11 +63,11 @@ def test_a_step_of_training_is_the_same_after_a_collapse(half_pruned):
     before, after = dict(half_pruned.network.named_parameters()), dict(found.gated.network.named_parameters())
     for name, parameter in after.items():
         expected = found.parameter(name, before[name].grad)
-        torch.testing.assert_close(parameter.grad, expected, rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(parameter.grad, expected, rtol=1e-5, atol=1e-7)
     old = torch.cat([torch.zeros(1), *(gate.alpha.grad for gate in half_pruned.gate_list)])
     for name, units in found.units.items():
         gate = found.gated.gates[name]
-        torch.testing.assert_close(gate.alpha.grad, old[units], rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(gate.alpha.grad, old[units], rtol=1e-5, atol=1e-7)
         assert gate.whole == half_pruned.gates[name].units
 
 

@@ -363,13 +363,23 @@ def bench(
 @click.option("--random-data", type=click.IntRange(2), metavar="N", help="N samples of noise; guarantees nothing.")
 @click.option("--keep-macs", type=Portion(), help="Share of the multiply-adds that may stay, 50%.")
 @click.option("--keep-parameters", type=Portion(), help="Share of the parameters that may stay, 50%.")
+@click.option("--keep-latency", type=Portion(), help="Share of the latency on the provider in use that may stay, 50%.")
+@click.option(
+    "--table",
+    type=click.Path(path_type=Path),
+    help="Of `bench --layers`, perhaps from the device; else this model is measured first.",
+)
 @click.option("--max-error", type=float, metavar="E", help="Largest |y' - y| / |y| on held-out samples.")
 @click.option("--evaluate", metavar="MODULE:FUNCTION", help="Your metric of a model's path; more is better.")
 @click.option("--max-drop", type=float, metavar="D", help="Largest drop of that metric.")
 @click.option(
     "--method", type=click.Choice(["wanda", "pfp", "magnitude", "random"]), default="wanda", show_default=True
 )
-@click.option("--allocation", type=click.Choice(["uniform", "global"]), default="uniform", show_default=True)
+@click.option(
+    "--allocation",
+    type=click.Choice(["uniform", "global", "knapsack", "utilization"]),
+    help="What each class gives up. Default: uniform; knapsack for a latency.",
+)
 @click.option(
     "--variant",
     type=click.Choice(["top", "sampled", "mixed"]),
@@ -406,7 +416,7 @@ def prune(
 ) -> None:
     """Give up channels at a known loss, by weights or by sample inputs, without training."""
     from . import prune as run
-    from .report.pruned import print_curve, print_guarantee, print_masks
+    from .report.pruned import print_curve, print_guarantee, print_latency, print_masks
     from .report.terminal import print_sizes, print_verification
 
     if map_file is not None and options["masks_only"]:
@@ -427,6 +437,8 @@ def prune(
     if result.metric is not None:
         console.print(f"metric {result.metric[0]:g} → {result.metric[1]:g}")
     print_sizes(console, result.sizes)
+    if result.latency is not None:
+        print_latency(console, result.latency)
     if result.shrunk is not None and result.shrunk.verification is not None:
         print_verification(console, result.shrunk.verification)
     for note in result.notes:

@@ -8,17 +8,22 @@ from pathlib import Path
 
 import onnx
 
+from .benchmark import LatencyTable, read_table
+from .candidates import Candidates
 from .draft import Progress, Shapes
 from .errors import InputError, ModelError
 from .graph.inline import inlined
 from .graph.model import read
 from .pruned import Pruned
-from .pruner import Pruner
+from .pruner import run
 from .pruning import calibration as samples
 from .pruning.budget import Budget
 from .pruning.calibration import Data
 from .pruning.method import Allocation, Method
 from .pruning.pfp import Reduction, Variant
+
+SCORED = ("wanda", "magnitude")
+"""Methods that leave the allocation to the caller."""
 
 
 def prune(
@@ -29,11 +34,13 @@ def prune(
     random_data: int | None = None,
     keep_macs: float | None = None,
     keep_parameters: float | None = None,
+    keep_latency: float | None = None,
+    table: str | Path | LatencyTable | None = None,
     max_error: float | None = None,
     evaluate: str | Callable[[Path], float] | None = None,
     max_drop: float | None = None,
     method: Method = "wanda",
-    allocation: Allocation = "uniform",
+    allocation: Allocation | None = None,
     variant: Variant = "top",
     reduction: Reduction = "sum",
     repair_weights: bool = True,
@@ -53,11 +60,16 @@ def prune(
         data: calibration samples (see pruning.calibration.Data); every fourth is held out and only measured on.
         random_data: so many samples of normal noise instead of data.
         keep_macs, keep_parameters: share of the original's that stays, 0.5 for half.
+        keep_latency: share of the original's latency that stays, as a table of layer latencies says, and as is measured
+            in turns with the original where the table is of this machine.
+        table: what `onnxshrink bench --layers` wrote; by default this model's layers are measured first.
         max_error: largest error on held-out samples (see Pruned.error); the smallest model within it is searched.
         evaluate: "module:function" or a function that gives a model file's metric, more is better.
         max_drop: largest drop of that metric; the smallest model within it is searched.
         method: "wanda" (weights times activations), "pfp" (see pruning/pfp.py), "magnitude" or "random".
-        allocation: of Wanda and magnitude: "uniform" takes the same share of every class, "global" one threshold.
+        allocation: of Wanda and magnitude: "uniform" takes the same share of every class, "global" one threshold,
+            "knapsack" what loses least score for what it saves, "utilization" the same by the measured error of each
+            class (pruning/knapsack.py). By default "knapsack" for a latency, else "uniform".
         variant: of PFP: "top", "sampled" or "mixed".
         reduction: of PFP's sensitivities over kernel taps: "sum" or "max".
         repair_weights: fit what reads pruned channels to the original's outputs (pruning/repair.py).
@@ -78,8 +90,13 @@ def prune(
     say = progress or (lambda _: None)
     name = evaluate if isinstance(evaluate, str) else getattr(evaluate, "__name__", "evaluate")
     function = samples.imported(evaluate) if isinstance(evaluate, str) else evaluate
-    budget = Budget(keep_macs, keep_parameters, max_error, max_drop, function)
+    budget = Budget(keep_macs, keep_parameters, keep_latency, max_error, max_drop, function)
     budget.check()
+    allocation = allocation or ("knapsack" if keep_latency is not None and method in SCORED else "uniform")
+    if allocation != "uniform" and method not in SCORED:
+        raise InputError(f"{method} has an allocation of its own", cure="leave --allocation out, or --method wanda")
+    if table is not None and keep_latency is None:
+        raise InputError("a table is read for a latency budget only", cure="--keep-latency 50%")
     if (data is None) == (random_data is None):
         raise InputError(
             "there is no calibration data" if data is None else "there is data and random data",
@@ -90,10 +107,12 @@ def prune(
         raise ModelError("output would overwrite the input", file=str(output), cure="give another output path")
     if output is not None and not Path(output).parent.is_dir():
         raise ModelError("cannot write there", file=str(output), cure="give a folder that exists")
-    pruner = Pruner(model, data, random_data, align, limit, input_shapes, provider, seed, say)
-    pruner.rank(method, variant, allocation, reduction)
+    candidates = Candidates(model, data, random_data, align, limit, input_shapes, provider, seed, say)
+    if keep_latency is not None:
+        candidates.use_table(read_table(table) if isinstance(table, str | Path) else table)
+    candidates.rank(method, variant, allocation, reduction, budget)
     with tempfile.TemporaryDirectory(prefix="onnxshrink-") as folder:
-        return pruner.run(budget, name, repair_weights, masks_only, output, Path(folder))
+        return run(candidates, budget, name, repair_weights, masks_only, output, Path(folder))
 
 
 def _same(one: Path, other: Path) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 import onnx
 
+from .benchmark import Ratio
 from .pruning.guarantee import Guarantee
 from .pruning.repair import Fit
 from .result import Result
@@ -31,11 +32,31 @@ class ClassMask:
 
 @dataclass(frozen=True)
 class Point:
-    """One point of the budget curve, before repair: shares of the original's size, and the error on held-out data."""
+    """One point of the budget curve, before repair: shares of the original's size (None where
+    unknown), and the error on held-out data.
+    """
 
     macs: float | None
     parameters: float
     error: float
+    latency: float | None = None
+
+
+@dataclass(frozen=True)
+class Latency:
+    """A latency budget and what came of it, as shares of the original's latency.
+
+    Attributes:
+        wanted: by the caller.
+        predicted: by the table of layer latencies.
+        measured: against the original in turns; None where the table is of another machine.
+        place: provider and machine of the table.
+    """
+
+    wanted: float
+    predicted: float
+    measured: Ratio | None
+    place: str
 
 
 @dataclass
@@ -53,6 +74,7 @@ class Pruned:
         fits: how each layer was repaired.
         sizes: parameters and MACs (None where unknown), before and after.
         metric: the caller's metric, before and after.
+        latency: what a latency budget came to.
         shrunk: what `optimize` did; None with `masks_only`.
     """
 
@@ -67,6 +89,7 @@ class Pruned:
     fits: list[Fit]
     sizes: dict[str, tuple[int | None, int | None]]
     metric: tuple[float, float] | None = None
+    latency: Latency | None = None
     shrunk: Result | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -79,6 +102,7 @@ class Pruned:
             "guarantee": None if self.guarantee is None else self.guarantee.to_json(),
             "no_guarantee": self.no_guarantee,
             "metric": self.metric,
+            "latency": None if self.latency is None else asdict(self.latency),
             **{name: {"before": before, "after": after} for name, (before, after) in self.sizes.items()},
             "classes": [asdict(mask) for mask in self.masks],
             "curve": [asdict(point) for point in self.curve],

@@ -102,6 +102,24 @@ def test_new_biases_are_part_of_the_budget() -> None:
     assert benchmark.parameters(result.model) <= 0.7 * benchmark.parameters(model)
 
 
+def test_shared_weights_stay_shared_on_a_budget_of_parameters() -> None:
+    """A repair that gave each of two layers its own weight would go over it; for MACs it may."""
+    m = Maker(["n", 3, 8, 8])
+    shared = m.normal(8, 8, 3, 3)
+    ends = []
+    for _ in range(2):
+        x = m.op("Relu", m.conv("x", 3, 8))
+        x = m.op("Relu", m.op("Conv", x, shared, kernel_shape=[3, 3], pads=[1] * 4))
+        ends.append(m.conv(x, 8, 2))
+    model = m.model(*ends)
+    result = onnxshrink.prune(model, data=data(model), keep_parameters=0.8, method="magnitude", align=1)
+    assert benchmark.parameters(result.model) <= 0.8 * benchmark.parameters(model)
+    readers = {f"Conv `{node.name}`" for node in model.graph.node if shared in node.input}
+    assert readers.isdisjoint(fit.node for fit in result.fits)
+    apart = onnxshrink.prune(model, data=data(model), keep_macs=0.8, method="magnitude", align=1)
+    assert readers <= {fit.node for fit in apart.fits}
+
+
 def test_a_budget_that_the_shrink_alone_meets() -> None:
     """What was dead before is no loss, and nothing more goes."""
     model = residual()

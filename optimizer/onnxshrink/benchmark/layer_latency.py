@@ -32,7 +32,7 @@ COPIES = 8
 """Copies of a layer in one session, where its kernel cannot be timed alone."""
 
 LEAST_RUNS, MOST_RUNS = 5, 400
-STEPS = (1, 4, 8, STEP)
+STEPS = (8, STEP)
 TELLS = 0.02
 """A larger step must explain the latencies this much better, in their logarithm: less is noise."""
 
@@ -153,14 +153,17 @@ def _step(line: LayerLatency, axis: int, seen: Mapping[int, float], other: int) 
         table = LayerLatency(line.kind, line.points, steps)
         return float(table.at(count, other) if axis == 0 else table.at(other, count)) or 1e-9
 
+    def off(counts: Mapping[int, float], step: int) -> float:
+        return float(np.mean([abs(np.log(ms / expected(count, step))) for count, ms in counts.items()]))
+
     even = {count: ms for count, ms in seen.items() if count % EVEN == 0}
     uneven = {count: ms for count, ms in seen.items() if count % EVEN}
-    best = EVEN if uneven else 1
-    if even:
-        errors = {s: float(np.mean([abs(np.log(ms / expected(c, s))) for c, ms in even.items()])) for s in STEPS[1:]}
-        for step in STEPS[2:]:
-            if errors[step] < errors[best] - TELLS:
-                best = step
+    best = EVEN
+    for step in STEPS if even else ():
+        if off(even, step) < off(even, best) - TELLS:
+            best = step
+    if best == EVEN and (not uneven or off(uneven, 1) < off(uneven, EVEN) - TELLS):
+        best = 1
     factor = max([1.0, *(ms / expected(count, best) for count, ms in uneven.items())])
     return best, round(factor, 3)
 

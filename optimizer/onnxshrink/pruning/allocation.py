@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-Size = Callable[[Sequence[int]], float]
-"""What a model costs with so many units of each class: parameters, multiply-adds, or another cost."""
+Size = Callable[[Sequence[int] | np.ndarray], Any]
+"""What a model costs with so many units of each class: parameters, multiply-adds or latency; a float, or an array for
+many selections [..., classes]."""
 
 
 @dataclass(frozen=True)
@@ -112,4 +114,4 @@ def prefix(order: Order, fits: Callable[[int], bool]) -> int | None:
 
 def for_size(order: Order, size: Size, target: float) -> int | None:
     """The shortest prefix of at most the target size."""
-    return prefix(order, lambda gone: size(order.counts(order.masks(gone))) <= target)
+    return prefix(order, lambda gone: bool(size(order.counts(order.masks(gone))) <= target))

@@ -14,7 +14,7 @@ class Budget:
     """Exactly one of these.
 
     Attributes:
-        macs, parameters: share of the original's that may stay, above 0 and below 1.
+        macs, parameters, latency: share of the original's that may stay, above 0 and below 1.
         error: largest error on held-out data.
         drop: largest drop of the caller's metric.
         evaluate: the caller's metric of a model file; more is better.
@@ -22,19 +22,21 @@ class Budget:
 
     macs: float | None = None
     parameters: float | None = None
+    latency: float | None = None
     error: float | None = None
     drop: float | None = None
     evaluate: Callable[[Path], float] | None = None
 
     def check(self) -> None:
         """Raise InputError unless exactly one budget is given and makes sense."""
-        given = [self.macs, self.parameters, self.error, self.drop]
+        given = [self.macs, self.parameters, self.latency, self.error, self.drop]
         if sum(value is not None for value in given) != 1 or (self.evaluate is None) != (self.drop is None):
             raise InputError(
                 "give exactly one budget",
-                cure="--keep-macs, --keep-parameters, --max-error, or --evaluate with --max-drop",
+                cure="--keep-macs, --keep-parameters, --keep-latency, --max-error, or --evaluate with --max-drop",
             )
-        for name, share in (("--keep-macs", self.macs), ("--keep-parameters", self.parameters)):
+        shares = ("--keep-macs", self.macs), ("--keep-parameters", self.parameters), ("--keep-latency", self.latency)
+        for name, share in shares:
             if share is not None and not 0 < share < 1:
                 raise InputError(f"{name} {share:.4g} is no share between 0 and 1", cure=f"{name} 50%")
         for name, limit in (("--max-error", self.error), ("--max-drop", self.drop)):

@@ -1,26 +1,35 @@
-"""How far a pruned model's outputs are from the original's, on samples that nothing was computed from."""
+"""How far a pruned model's outputs are from the original's, on some of the samples."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 
+from ..verification.inputs import Feeds
 from .calibration import Calibration
 from .probe import MAX_BATCH, probe
 
 
-class HeldOut:
-    """The original's outputs on held-out samples, kept in memory."""
+class Outputs:
+    """The original's outputs on some samples, kept in memory."""
 
-    def __init__(self, model: onnx.ModelProto, calibration: Calibration, provider: str, folder: Path | None):
-        self._calibration, self._provider, self._folder = calibration, provider, folder
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        calibration: Calibration,
+        samples: Sequence[Feeds],
+        provider: str,
+        folder: Path | None,
+    ):
+        self._calibration, self._samples, self._provider, self._folder = calibration, samples, provider, folder
         self._names = [value.name for value in model.graph.output]
         self._right = self._run(model)
 
     def error(self, model: onnx.ModelProto) -> float:
-        """The largest over outputs of |y' - y| / |y| in the Euclidean norm over all held-out samples; of an integer
+        """The largest over outputs of |y' - y| / |y| in the Euclidean norm over all samples; of an integer
         output the share of elements that differ.
         """
         worst = 0.0
@@ -35,7 +44,7 @@ class HeldOut:
     def _run(self, model: onnx.ModelProto) -> list[np.ndarray]:
         opened = probe(model, self._names, provider=self._provider, folder=self._folder)
         values: list[list[np.ndarray]] = [[] for _ in self._names]
-        for feeds in self._calibration.batches(self._calibration.held, MAX_BATCH // 4):
+        for feeds in self._calibration.batches(self._samples, MAX_BATCH // 4):
             for place, value in zip(values, opened(feeds).values(), strict=True):
                 place.append(np.asarray(value).reshape(-1))
         return [np.concatenate(parts) for parts in values]

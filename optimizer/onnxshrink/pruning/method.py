@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -10,13 +10,14 @@ import numpy as np
 
 from ..ops.rule import Context
 from . import pfp
-from .allocation import Order, ordered, uniform
+from .allocation import Order, Size, ordered, uniform
 from .coupling import CouplingClass
+from .knapsack import knapsack, measured_errors, shares_lost
 from .pfp import Importance, Variant
 from .scoring import Scores, magnitudes
 
 Method = Literal["wanda", "pfp", "magnitude", "random"]
-Allocation = Literal["uniform", "global"]
+Allocation = Literal["uniform", "global", "knapsack", "utilization"]
 METHODS: tuple[str, ...] = get_args(Method)
 
 
@@ -91,14 +92,19 @@ def selector(
     aligned: Sequence[int],
     rooms: Sequence[int],
     seed: int,
+    cost: Size,
+    error: Callable[[Sequence[np.ndarray]], float],
 ) -> Selector:
     """The order of a method.
 
     Args:
-        allocation: of Wanda and magnitude: the same share of every class, or one threshold for all classes on scores
-            divided by their class's mean. PFP allocates by its one error, random by shares.
+        allocation: of Wanda and magnitude: the same share of every class; one threshold for all classes on scores
+            divided by their class's mean; a knapsack of the scores' shares; or one of measured errors. PFP allocates by
+            its one error, random by shares.
         scores: of the calibration data; Wanda and PFP need them.
         aligned, rooms: what alignment does to each class (see allocation.Order).
+        cost: of the units that classes keep: what a knapsack saves.
+        error: of the network with masks [units] of each class.
     """
     if method == "pfp":
         assert scores is not None
@@ -119,5 +125,8 @@ def selector(
     else:
         rng = np.random.default_rng(seed)
         return Selector(ordered(uniform(worth := [rng.random(one.units) for one in classes]), worth, aligned, rooms))
+    if allocation in ("knapsack", "utilization"):
+        loss = shares_lost(worth) if allocation == "knapsack" else measured_errors(worth, aligned, error)
+        return Selector(knapsack(worth, loss, cost, aligned, rooms))
     thresholds = uniform(worth) if allocation == "uniform" else [one / max(float(one.mean()), 1e-30) for one in worth]
     return Selector(ordered(thresholds, worth, aligned, rooms))

@@ -13,6 +13,7 @@ there. What earlier layers still get wrong is in A, so later layers make up for 
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +85,7 @@ def repair(
     dead: Mapping[Port, np.ndarray],
     calibration: Calibration,
     *,
+    apart: bool = True,
     provider: str = "cpu",
     folder: Path | None = None,
     seed: int = 0,
@@ -98,12 +100,14 @@ def repair(
     Args:
         zeros: constants with zeros (see masks.zeroed).
         dead: slices that went, by port.
+        apart: fit layers that share a weight or bias too, which gives each its own.
         watch: told what is being done.
     """
     context = solution.context
     graph = context.graph
     done = Repaired(dict(zeros), {}, [])
-    layers = [node for node in graph.nodes if solution.active(node) and _fittable(node, solution)]
+    shared = frozenset() if apart else _shared(context)
+    layers = [node for node in graph.nodes if solution.active(node) and _fittable(node, solution, shared)]
     chosen = calibration.scoring[CHOOSE_EVERY - 1 :: CHOOSE_EVERY]
     fitted = [s for k, s in enumerate(calibration.scoring) if k % CHOOSE_EVERY != CHOOSE_EVERY - 1]
     started = False
@@ -133,11 +137,12 @@ def repair(
     return done
 
 
-def biases_to_come(solution: Solution, dead: Mapping[Port, np.ndarray]) -> dict[int, np.ndarray]:
+def biases_to_come(solution: Solution, dead: Mapping[Port, np.ndarray], *, apart: bool = True) -> dict[int, np.ndarray]:
     """Biases of ones, by node index, for the layers that the repair may give a bias: for counting what that costs."""
-    context, found = solution.context, {}
+    context, found = solution.context, dict[int, np.ndarray]()
+    shared = frozenset() if apart else _shared(context)
     for node in context.graph.nodes:
-        if solution.active(node) and _fittable(node, solution) and _place(node, context) == "":
+        if solution.active(node) and _fittable(node, solution, shared) and _place(node, context) == "":
             port = output_port(node, context)
             bias = np.zeros(context.size(*port) or 0, context.graph.constants[node.inputs[1]].dtype)
             bias[_left(port, solution, dead)] = 1
@@ -164,13 +169,22 @@ def _place(node: Node, context: Context) -> str | None:
     return bias if not bias or bias in constants else None
 
 
-def _fittable(node: Node, solution: Solution) -> bool:
+def _shared(context: Context) -> frozenset[str]:
+    """Constants of the file that are read more than once."""
+    source = context.graph.source
+    uses = Counter(source[name] for node in context.graph.nodes for name in node.inputs if name in source)
+    return frozenset(name for name, count in uses.items() if count > 1)
+
+
+def _fittable(node: Node, solution: Solution, shared: frozenset[str]) -> bool:
+    """Whether a layer can be fitted; one that reads any of `shared` cannot."""
     context = solution.context
     return (
         layer(node, context) is not None
         and not depthwise(node, context)
         and node.inputs[0] not in context.graph.constant_only
         and Reader(node, context).dense
+        and shared.isdisjoint(context.graph.source.get(name, "") for name in node.inputs[1:])
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -38,13 +39,15 @@ class SizeFunction:
     slices: np.ndarray
     constant: float
 
-    def __call__(self, kept: Sequence[int] | np.ndarray) -> float:
-        """The size for `kept` units of each class."""
-        lengths = self.fixed + self.slices @ np.asarray(kept, np.float64)
-        return self.constant + float(self.scale @ lengths.prod(axis=1))
+    def __call__(self, kept: Sequence[int] | np.ndarray) -> Any:
+        """The size for `kept` units of each class: a float, or [...] for many selections [..., classes]."""
+        units = np.asarray(kept, np.float64)
+        lengths = self.fixed + np.tensordot(units, self.slices, axes=(-1, 2))
+        total = self.constant + lengths.prod(axis=-1) @ self.scale
+        return float(total) if units.ndim == 1 else total
 
 
-class _Terms:
+class Terms:
     """Collects terms; axes that no class touches go into the scale."""
 
     def __init__(self, solution: Solution, classes: Sequence[CouplingClass]):
@@ -87,7 +90,7 @@ def parameter_function(solution: Solution, classes: Sequence[CouplingClass]) -> 
     classes may cut it differently for them.
     """
     graph = solution.context.graph
-    terms = _Terms(solution, classes)
+    terms = Terms(solution, classes)
     seen: set[tuple[str, bytes]] = set()
     for node in graph.nodes:
         if not solution.active(node):
@@ -119,7 +122,7 @@ def mac_function(
     if counted.total is None:
         return None
     by_label = {item.name: float(item.macs or 0) for item in counted.nodes}
-    terms = _Terms(solution, classes)
+    terms = Terms(solution, classes)
     for node in graph.nodes:
         macs = by_label.get(node.name or node.outputs[0])
         if macs and solution.active(node):
@@ -129,7 +132,7 @@ def mac_function(
     return terms.function()
 
 
-def _weight_axes(node: Node, index: int, terms: _Terms) -> list[tuple[float, np.ndarray]]:
+def _weight_axes(node: Node, index: int, terms: Terms) -> list[tuple[float, np.ndarray]]:
     """Lengths of the axes of a constant operand; a grouped convolution's weight has no ports of its own."""
     context = terms.solution.context
     name, rule = node.inputs[index], context.rule(node)
@@ -146,7 +149,7 @@ def _weight_axes(node: Node, index: int, terms: _Terms) -> list[tuple[float, np.
     return axes
 
 
-def _factors(node: Node, terms: _Terms) -> list[tuple[float, tuple[float, np.ndarray]]]:
+def _factors(node: Node, terms: Terms) -> list[tuple[float, tuple[float, np.ndarray]]]:
     """(length in the file, length now) of the axes that a layer's multiply-adds are proportional to."""
     context = terms.solution.context
     rule = context.rule(node)

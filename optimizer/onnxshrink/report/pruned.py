@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ..benchmark import Ratio
 from ..pruning.guarantee import Guarantee
 
 
@@ -34,6 +35,21 @@ class OnCurve(Protocol):
     def parameters(self) -> float: ...
     @property
     def error(self) -> float: ...
+    @property
+    def latency(self) -> float | None: ...
+
+
+class Met(Protocol):
+    """A latency budget and what came of it, as shares."""
+
+    @property
+    def wanted(self) -> float: ...
+    @property
+    def predicted(self) -> float: ...
+    @property
+    def measured(self) -> Ratio | None: ...
+    @property
+    def place(self) -> str: ...
 
 
 def print_masks(console: Console, masks: Sequence[Kept]) -> None:
@@ -50,13 +66,33 @@ def print_curve(console: Console, curve: Sequence[OnCurve]) -> None:
     """Error on held-out samples by budget, with a bar in proportion."""
     if not curve:
         return
-    table = Table("MACs kept", "parameters kept", "error, unrepaired", "", box=None, header_style="bold")
+    timed = any(point.latency is not None for point in curve)
+    names = ["MACs kept", "parameters kept", *(["latency kept"] if timed else []), "error, unrepaired", ""]
+    table = Table(*names, box=None, header_style="bold")
     top = max(point.error for point in curve) or 1.0
     for point in curve:
         macs = "?" if point.macs is None else f"{100 * point.macs:.1f} %"
         bar = "█" * max(1, round(30 * point.error / top))
-        table.add_row(macs, f"{100 * point.parameters:.1f} %", f"{point.error:.3g}", bar)
+        latency = [] if point.latency is None else [f"{100 * point.latency:.1f} %"]
+        table.add_row(macs, f"{100 * point.parameters:.1f} %", *latency, f"{point.error:.3g}", bar)
     console.print(table)
+
+
+def print_latency(console: Console, latency: Met) -> None:
+    """The latency that was wanted beside the one that is predicted and, where it could be, measured."""
+    wanted, measured = f"latency: {100 * latency.wanted:.1f} % wanted", latency.measured
+    table = f"{100 * latency.predicted:.1f} % by the table ({escape(latency.place)})"
+    if measured is None:
+        console.print(f"{wanted}, {table}; not measured: measure there with `onnxshrink bench IN.onnx OUT.onnx`")
+        return
+    console.print(
+        f"{wanted}, {table}, [bold]{100 * measured.ratio:.1f} % measured[/bold] "
+        f"(95 % interval {100 * measured.low:.1f} to {100 * measured.high:.1f})"
+    )
+    if measured.ratio > latency.wanted:
+        noise = ", within the noise" if measured.low <= latency.wanted else ""
+        over = 100 * (measured.ratio - latency.wanted)
+        console.print(f"[yellow]it misses the budget by {over:.1f} points{noise}[/yellow]")
 
 
 def print_guarantee(console: Console, guarantee: Guarantee | None, reason: str) -> None:

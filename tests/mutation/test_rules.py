@@ -175,3 +175,13 @@ def test_limits_hold_and_are_reached(name: str) -> None:
         low, high = limits(Stub(count, **attributes), [(np.array(a), np.array(b)) for a, b in ends])
         assert values.min() - 1e-5 <= low <= values.min()
         assert values.max() <= high <= values.max() + 1e-5
+
+
+def test_a_target_that_repeats_dimensions_stays_a_constant() -> None:
+    def middle(net: Net, t: str) -> str:
+        return net.op("Relu", net.op("Reshape", t, net.const([0, 8, 0, -1])))
+
+    model = chain(middle, shape=("N", 3, "H", "W")).model()
+    result = onnxshrink.optimize(model, align=1, negligible=0, verify=False).model
+    assert [node.op_type for node in result.graph.node] == [node.op_type for node in model.graph.node]
+    assert [4, 4, 3, 3] in [list(t.dims) for t in result.graph.initializer]

@@ -309,3 +309,24 @@ def minimum_below_zero() -> Net:
         return net.known(net.op("Relu", net.op("Min", t, net.const(least))), DEAD)
 
     return chain(middle, zero=(), still_known=False)
+
+
+@TRAPS.add(chain_cut(4), "a border as wide as the number of channels says: that number is cut, the border stays")
+def border_from_a_shape() -> Net:
+    def middle(net: Net, t: str) -> str:
+        channels = net.op("Slice", net.op("Shape", t), net.const([1]), net.const([2]))
+        width = net.op("Sub", channels, net.const([7]))
+        zero = net.const([0])
+        return net.op("Pad", t, net.op("Concat", zero, zero, width, zero, zero, zero, width, zero, axis=0))
+
+    return chain(middle)
+
+
+@TRAPS.add(None, "positions of channels that nobody else reads: what these are made of stays right")
+def positions_of_unread_channels() -> Net:
+    net = Net()
+    weight = net.normal(8, 4, 1, 1)
+    weight[[c for c in range(8) if c not in DEAD], 0] = 0
+    t = net.op("Conv", net.conv(net.input("x", (2, 3, 8, 8)), 3, 4, 1), net.const(weight))
+    pooled = net.op("MaxPool", t, count=2, kernel_shape=[2, 2], strides=[2, 2])
+    return net.output(net.conv(pooled, 8, 4, unread=DEAD, name="y"), f"{pooled}:1")

@@ -136,7 +136,7 @@ class Pad(Rule):
                 new[axis] = (-int((into < -before).sum()), -int((into >= size + after).sum()))
             elif out is not None and (before or after):
                 new[axis] = (int((out < before).sum()), int((out >= before + size).sum()))
-        if new == amounts and not (node.input(1) and cut.stale(node.input(1))):
+        if new == amounts:
             return Rewrite()
         if not any(any(pair) for pair in new):
             return Rewrite(bypass=0)

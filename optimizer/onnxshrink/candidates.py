@@ -54,6 +54,7 @@ class Candidates:
         model: Model,
         data: Data | None,
         random_data: int | None,
+        pixels: str | None,
         align: int | None,
         limit: int,
         input_shapes: Shapes,
@@ -83,7 +84,7 @@ class Candidates:
                 cure="onnxshrink inspect says what holds them",
             )
         if data is not None:
-            self.calibration = samples.load(model.proto, data, limit)
+            self.calibration = samples.load(model.proto, data, limit, pixels, self.input_shapes)
         else:
             self.calibration = samples.draw(model.proto, random_data or 0, self.input_shapes, seed)
         self.shapes = {**self.calibration.shapes, **self.input_shapes}

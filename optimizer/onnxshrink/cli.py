@@ -359,7 +359,10 @@ def bench(
 @cli.command()
 @click.argument("model", metavar="IN.onnx", type=click.Path(path_type=Path))
 @click.argument("output", metavar="OUT.onnx", type=click.Path(path_type=Path))
-@click.option("--data", help="Samples: an .npz or .npy file, a folder of them, or module:function that yields feeds.")
+@click.option(
+    "--data", help="Samples: an .npz or .npy file, a folder of them or of images, or module:function that yields feeds."
+)
+@click.option("--pixels", metavar="LOW,HIGH|imagenet", help="Of images: what bytes 0 to 255 become, as in training.")
 @click.option("--random-data", type=click.IntRange(2), metavar="N", help="N samples of noise; guarantees nothing.")
 @click.option("--keep-macs", type=Portion(), help="Share of the multiply-adds that may stay, 50%.")
 @click.option("--keep-parameters", type=Portion(), help="Share of the parameters that may stay, 50%.")

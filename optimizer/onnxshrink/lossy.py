@@ -32,6 +32,7 @@ def prune(
     *,
     data: Data | None = None,
     random_data: int | None = None,
+    pixels: str | None = None,
     keep_macs: float | None = None,
     keep_parameters: float | None = None,
     keep_latency: float | None = None,
@@ -59,6 +60,7 @@ def prune(
         output: where to write the result.
         data: calibration samples (see pruning.calibration.Data); every fourth is held out and only measured on.
         random_data: so many samples of normal noise instead of data.
+        pixels: of a folder of images, what their bytes 0 to 255 become: a range such as "0,1", or "imagenet".
         keep_macs, keep_parameters: share of the original's that stays, 0.5 for half.
         keep_latency: share of the original's latency that stays, as a table of layer latencies says, and as is measured
             in turns with the original where the table is of this machine.
@@ -107,7 +109,7 @@ def prune(
         raise ModelError("output would overwrite the input", file=str(output), cure="give another output path")
     if output is not None and not Path(output).parent.is_dir():
         raise ModelError("cannot write there", file=str(output), cure="give a folder that exists")
-    candidates = Candidates(model, data, random_data, align, limit, input_shapes, provider, seed, say)
+    candidates = Candidates(model, data, random_data, pixels, align, limit, input_shapes, provider, seed, say)
     if keep_latency is not None:
         candidates.use_table(read_table(table) if isinstance(table, str | Path) else table)
     candidates.rank(method, variant, allocation, reduction, budget)

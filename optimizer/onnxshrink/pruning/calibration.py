@@ -16,9 +16,10 @@ from ..errors import InputError
 from ..verification import data as files
 from ..verification import inputs
 from ..verification.inputs import Feeds, InputSpec
+from . import images
 
 Data = str | Path | Iterable[Mapping[str, np.ndarray]]
-"""An .npz or .npy file, a folder of them, "module:function" that yields feeds, or an iterable of feeds."""
+"""An .npz or .npy file, a folder of them or of images, "module:function" that yields feeds, or an iterable of feeds."""
 
 HELD_EVERY = 4
 """Every so many-th sample is held out: used for errors, never for scores or repair."""
@@ -56,12 +57,20 @@ class Calibration:
             yield from [joined] if joined is not None else some
 
 
-def load(model: onnx.ModelProto, data: Data, limit: int) -> Calibration:
+def load(
+    model: onnx.ModelProto,
+    data: Data,
+    limit: int,
+    pixels: str | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+) -> Calibration:
     """The caller's samples, checked against the model.
 
     Args:
         data: see `Data`; of arrays as verification reads them, samples lie along the first axis.
         limit: at most this many samples are used.
+        pixels: of images, what bytes become (see images.parse_pixels).
+        shapes: of images, the size of inputs that leave it open.
 
     Raises:
         InputError: a name, shape or dtype that does not fit, NaN or infinity, fewer than two samples, only zeros, or
@@ -69,7 +78,16 @@ def load(model: onnx.ModelProto, data: Data, limit: int) -> Calibration:
     """
     specs = inputs.signature(model)
     name, given = _named(data), _resolve(data)
-    samples = files.load(given, specs, limit) if isinstance(given, Path) else _collect(given, specs, limit, name)
+    scaling = None if pixels is None else images.parse_pixels(pixels)
+    found = images.find(given) if isinstance(given, Path) and given.is_dir() else []
+    if found and any(path.suffix in (".npz", ".npy") for path in Path(name).iterdir()):
+        raise InputError("holds images and arrays", file=name, cure="give a folder of one kind")
+    if scaling is not None and not found:
+        raise InputError("holds no images, and arrays are taken as they are", file=name, cure="leave --pixels out")
+    if found:
+        samples = images.load(found, specs, limit, scaling, shapes or {})
+    else:
+        samples = files.load(given, specs, limit) if isinstance(given, Path) else _collect(given, specs, limit, name)
     if len(samples) < 2:
         raise InputError(
             f"{len(samples)} sample is too few to score on and to hold out",

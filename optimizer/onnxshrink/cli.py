@@ -407,31 +407,45 @@ def bench(
 @option_shapes
 @option_provider
 @click.option("--map", "map_file", type=click.Path(path_type=Path), help="Write the map of kept channels here.")
+@click.option("--curve", type=click.Path(path_type=Path), help="Draw size against error: an .svg, .png or .pdf file.")
 @click.option("--json", "json_file", metavar="FILE|-", help="Write the report as JSON.")
 def prune(
     model: Path,
     output: Path,
     input_shapes: tuple[Any, ...],
     map_file: Path | None,
+    curve: Path | None,
     json_file: str | None,
     no_repair: bool,
     **options: Any,
 ) -> None:
     """Give up channels at a known loss, by weights or by sample inputs, without training."""
     from . import prune as run
+    from .report.curve import check_figure, draw_curve
     from .report.pruned import print_curve, print_guarantee, print_latency, print_masks
     from .report.terminal import print_sizes, print_verification
 
     if map_file is not None and options["masks_only"]:
         raise InputError("--map is written by the shrink, which --masks-only leaves out", cure="drop one of them")
-    _refuse_targets([map_file, json_file], [model, output])
+    _refuse_targets([map_file, json_file, curve], [model, output])
+    if curve is not None:
+        check_figure(curve)
     console = _console(json_file)
     with _progress() as say:
         result = run(
-            model, output, input_shapes=dict(input_shapes), repair_weights=not no_repair, progress=say, **options
+            model,
+            output,
+            input_shapes=dict(input_shapes),
+            repair_weights=not no_repair,
+            points=24 if curve else 8,
+            progress=say,
+            **options,
         )
     if map_file is not None and result.shrunk is not None:
         _write(map_file, json.dumps(result.shrunk.map, indent=1))
+    if curve is not None:
+        title = ", ".join(filter(None, (f"{model.name}: {options['method']}", options["allocation"])))
+        draw_curve(result.curve, result.point, curve, title=title, repaired=not no_repair)
     print_masks(console, result.masks)
     print_curve(console, result.curve)
     print_guarantee(console, result.guarantee, result.no_guarantee)

@@ -48,6 +48,7 @@ def prune(
     masks_only: bool = False,
     align: int | None = None,
     limit: int = 512,
+    points: int = 8,
     input_shapes: Shapes = None,
     provider: str = "cpu",
     seed: int = 0,
@@ -78,6 +79,7 @@ def prune(
         masks_only: write the original's graph with zeros (and repaired weights); do not shrink.
         align: classes go down to multiples of this; default 4 for float32, 8 for float16.
         limit: at most this many samples are used.
+        points: of the budget curve; each takes a run over the held-out samples.
         input_shapes: shapes of dynamic inputs, for `random_data` and the verification of the shrink.
         provider: "cpu", "cuda" or "tensorrt".
         seed: of patches, draws and noise.
@@ -114,7 +116,7 @@ def prune(
         candidates.use_table(read_table(table) if isinstance(table, str | Path) else table)
     candidates.rank(method, variant, allocation, reduction, budget)
     with tempfile.TemporaryDirectory(prefix="onnxshrink-") as folder:
-        return run(candidates, budget, name, repair_weights, masks_only, output, Path(folder))
+        return run(candidates, budget, name, repair_weights, masks_only, output, Path(folder), points)
 
 
 def _same(one: Path, other: Path) -> bool:

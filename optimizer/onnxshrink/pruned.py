@@ -32,7 +32,7 @@ class ClassMask:
 
 @dataclass(frozen=True)
 class Point:
-    """One point of the budget curve, before repair: shares of the original's size (None where
+    """One budget: shares of the original's size (None where
     unknown), and the error on held-out data.
     """
 
@@ -70,7 +70,8 @@ class Pruned:
         error_before_repair: the same without the repair.
         epsilon: PFP's one error for the whole network.
         guarantee: what the theorem says; None where it says nothing, then `no_guarantee` says why.
-        curve: size against error for other budgets of the same order, without repair.
+        curve: size against error for budgets of the same order, from all units to the least, without repair.
+        point: the result beside the curve: its size by the same functions, and `error`.
         fits: how each layer was repaired.
         sizes: parameters and MACs (None where unknown), before and after.
         metric: the caller's metric, before and after.
@@ -86,6 +87,7 @@ class Pruned:
     guarantee: Guarantee | None
     no_guarantee: str
     curve: list[Point]
+    point: Point
     fits: list[Fit]
     sizes: dict[str, tuple[int | None, int | None]]
     metric: tuple[float, float] | None = None
@@ -106,6 +108,7 @@ class Pruned:
             **{name: {"before": before, "after": after} for name, (before, after) in self.sizes.items()},
             "classes": [asdict(mask) for mask in self.masks],
             "curve": [asdict(point) for point in self.curve],
+            "point": asdict(self.point),
             "repair": [asdict(one) for one in self.fits],
             "notes": self.notes,
             "shrink": None if self.shrunk is None else self.shrunk.to_json(),

@@ -19,9 +19,6 @@ from .pruning.pfp import calibration_size
 from .search import by_error, by_latency, by_metric, by_size, here, measure
 from .shrink import optimize
 
-CURVE = 8
-"""Points of the budget curve."""
-
 FINAL_SECONDS = 5.0
 """How long the result is measured."""
 
@@ -34,6 +31,7 @@ def run(
     masks_only: bool,
     output: str | Path | None,
     folder: Path,
+    points: int,
 ) -> Pruned:
     """Find the selection that the budget asks for, and make its model.
 
@@ -45,6 +43,7 @@ def run(
         masks_only: write the model with zeros, and do not shrink.
         output: where to write, if anywhere.
         folder: an empty one.
+        points: of the budget curve.
     """
     measured: tuple[float, float] | None = None
     if budget.evaluate is not None:
@@ -61,7 +60,7 @@ def run(
     before = found.held.error(plain)
     error = found.held.error(proto) if repairing else before
     guarantee, reason = _guarantee(found, selection, repairing)
-    curve = _curve(found, budget)
+    curve = _curve(found, budget, points)
     shrunk = None
     masked = folder / "pruned.onnx"
     if masks_only:
@@ -103,6 +102,7 @@ def run(
         guarantee,
         reason,
         curve,
+        _point(found, now, error),
         fits,
         sizes,
         measured,
@@ -126,27 +126,26 @@ def _latency(
     return Latency(budget.latency, predicted, measured, f"{found.table.provider} on {place}")
 
 
-def _curve(found: Candidates, budget: Budget) -> list[Point]:
-    order, points = found.selector.order, []
-    size = found.cost(budget)
-
-    def counts(gone: int) -> list[int]:
-        return order.counts(order.masks(gone))
-
-    full, least = size(counts(0)), size(counts(len(order)))
-    for step in range(1, CURVE + 1):
-        gone = for_size(order, size, full - (full - least) * step / (CURVE + 1))
-        if gone is None:
-            continue
-        found.say(f"budget curve, {step} of {CURVE}")
+def _curve(found: Candidates, budget: Budget, points: int) -> list[Point]:
+    order, size = found.selector.order, found.cost(budget)
+    full, least = (size(order.counts(order.masks(gone))) for gone in (0, len(order)))
+    wanted = [for_size(order, size, full - (full - least) * step / (points + 1)) for step in range(points + 1)]
+    curve = []
+    for step, gone in enumerate(dict.fromkeys(gone for gone in wanted if gone is not None)):
+        found.say(f"budget curve, {step + 1} of {points + 1}")
         selection = found.selector(gone)
-        now = order.counts(selection.masks)
-        macs = None if found.macs is None or not found.before["macs"] else found.macs(now) / found.before["macs"]
-        latency = None if found.latency is None else float(found.latency(now)) / found.latency.whole
-        parameters = found.parameters(now) / (found.before["parameters"] or 1)
         error = found.held.error(found.model_of(selection, repairing=False)[0])
-        points.append(Point(macs, parameters, error, latency))
-    return points
+        curve.append(_point(found, order.counts(selection.masks), error))
+    return curve
+
+
+def _point(found: Candidates, now: list[int], error: float) -> Point:
+    return Point(
+        None if found.macs is None or not found.before["macs"] else found.macs(now) / found.before["macs"],
+        found.parameters(now) / (found.before["parameters"] or 1),
+        error,
+        None if found.latency is None else float(found.latency(now)) / found.latency.whole,
+    )
 
 
 def _guarantee(found: Candidates, selection: Selection, repairing: bool) -> tuple[Guarantee | None, str]:

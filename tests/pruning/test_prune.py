@@ -16,6 +16,7 @@ import onnxshrink
 from onnxshrink import benchmark
 from onnxshrink.cli import cli
 from onnxshrink.errors import InputError, ModelError
+from onnxshrink.pruned import Point
 from onnxshrink.runtime import session
 from tests.pruning.nets import NETS, Maker, inputs, residual
 
@@ -174,9 +175,39 @@ def test_the_curve_comes_from_one_order() -> None:
     model = residual()
     result = onnxshrink.prune(model, data=data(model), keep_macs=0.6, repair_weights=False, align=1)
     shares = [point.macs for point in result.curve]
-    assert len(shares) == 8
-    assert shares == sorted(shares, reverse=True)
-    assert result.curve[0].error < result.curve[-1].error
+    assert len(shares) == 9
+    assert shares[0] == 1
+    assert shares == sorted(set(shares), reverse=True)
+    assert result.curve[0].error < 1e-6
+    assert result.curve[1].error < result.curve[-1].error
+    assert result.point.error == result.error
+    before, after = result.sizes["macs"]
+    assert result.point.macs == pytest.approx((after or 0) / (before or 1))
+    assert len(onnxshrink.prune(model, data=data(model), keep_macs=0.6, align=1, points=3).curve) == 4
+
+
+@pytest.mark.parametrize(("latency", "axis"), [(None, "MACs kept"), (0.5, "latency by the table kept")])
+def test_the_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, latency: float | None, axis: str) -> None:
+    """Every point is in it, in its place, and the axis is the budget's."""
+    pytest.importorskip("matplotlib")
+    from matplotlib import figure
+
+    from onnxshrink.report.curve import draw_curve
+
+    drawn: list[figure.Figure] = []
+    save = figure.Figure.savefig
+    monkeypatch.setattr(figure.Figure, "savefig", lambda self, *a, **k: (drawn.append(self), save(self, *a, **k)))
+    curve = [Point(share, share, 1 - share, share if latency else None) for share in (1.0, 0.7, 0.3)]
+    chosen = Point(0.4, 0.4, 0.2, 0.4 if latency else None)
+    for name in ("curve.svg", "curve.png"):
+        draw_curve(curve, chosen, tmp_path / name, title="net", repaired=True)
+        (axes,) = drawn[-1].axes
+        line, result = axes.lines[:2]
+        assert np.allclose(line.get_xydata(), [(30, 0.7), (70, 0.3), (100, 0)])
+        assert np.allclose(result.get_xydata(), [(40, 0.2)])
+        assert axes.get_xlabel().startswith(axis)
+    assert (tmp_path / "curve.svg").read_text().count("<svg") == 1
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
@@ -329,9 +360,11 @@ def test_the_command(files: tuple[Path, Path, Path]) -> None:
     source, calib, output = files
     report, mapping = output.with_name("report.json"), output.with_name("map.json")
     arguments = ["prune", source, output, "--data", calib, "--keep-macs", "60%", "--json", report, "--map", mapping]
+    arguments += ["--curve", output.with_name("curve.svg")]
     result = CliRunner().invoke(cli, [str(argument) for argument in arguments])
     assert result.exit_code == 0, result.output
     assert "no guarantee" in result.output
+    assert output.with_name("curve.svg").stat().st_size
     written = json.loads(report.read_text())
     assert written["macs"]["after"] == benchmark.macs(onnx.load(output)) <= 0.6 * written["macs"]["before"]
     kept = json.loads(mapping.read_text())
@@ -339,7 +372,14 @@ def test_the_command(files: tuple[Path, Path, Path]) -> None:
     assert kept["options"]["pruned"] == "wanda"
 
 
-@pytest.mark.parametrize("arguments", [["--keep-macs", "0.1%"], ["--keep-macs", "50%", "--max-error", "1"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--keep-macs", "0.1%"],
+        ["--keep-macs", "50%", "--max-error", "1"],
+        ["--keep-macs", "50%", "--curve", "curve.gif"],
+    ],
+)
 def test_nothing_is_written_on_an_error(files: tuple[Path, Path, Path], arguments: list[str]) -> None:
     source, calib, output = files
     result = CliRunner().invoke(cli, ["prune", str(source), str(output), "--data", str(calib), *arguments])

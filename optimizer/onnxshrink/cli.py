@@ -442,7 +442,7 @@ def prune(
             **options,
         )
     if map_file is not None and result.shrunk is not None:
-        _write(map_file, json.dumps(result.shrunk.map, indent=1))
+        _write(map_file, json.dumps(result.shrunk.map))
     if curve is not None:
         title = ", ".join(filter(None, (f"{model.name}: {options['method']}", options["allocation"])))
         draw_curve(result.curve, result.point, curve, title=title, repaired=not no_repair)

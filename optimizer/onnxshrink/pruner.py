@@ -14,6 +14,7 @@ from .pruning import guarantee as theorem
 from .pruning.allocation import for_size
 from .pruning.budget import Budget
 from .pruning.guarantee import Guarantee
+from .pruning.map import against_original
 from .pruning.method import Selection
 from .pruning.pfp import calibration_size
 from .search import by_error, by_latency, by_metric, by_size, here, measure
@@ -76,6 +77,7 @@ def run(
             provider=found.provider,
             progress=found.say,
         )
+        shrunk.map = against_original(shrunk.map, found.graph, shrunk.model)
         shrunk.map["source"]["sha256"] = found.model.digest()
         shrunk.map["options"]["pruned"] = found.method
     now = found.selector.order.counts(selection.masks)

@@ -1,4 +1,4 @@
-"""The way back: a network cut as `onnxshrink optimize` cut the file that was exported from it."""
+"""The way back: a network cut as `onnxshrink optimize` or `prune` cut the file that was exported from it."""
 
 from __future__ import annotations
 
@@ -15,17 +15,21 @@ from .coupling import Coupling, couple
 from .removal import cut
 
 VERSION = 1
+LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+TINY = 1e-4
+"""A BatchNorm's scale below this share of its deviation is not divided by."""
 
 
 def apply(network: nn.Module, mapping: Mapping[str, Any], example: Tensor | tuple[Tensor, ...]) -> fx.GraphModule:
     """Cut a network by the map of its exported file, to train it on and export it again.
 
-    In evaluation it computes what the optimized file computes. Constants that the file absorbed go where they went
-    there: into the bias of the layer that read them, or the mean of the BatchNorm behind it.
+    In evaluation it computes what the smaller file computes. Constants that the file absorbed go where they went there:
+    into the bias of the layer that read them, or the mean of the BatchNorm behind it. So do weights that `prune`
+    repaired; where the file has a BatchNorm inside of its layer, they are divided by its scale.
 
     Args:
         network: what was exported, with its gates or folded; it is left as it is.
-        mapping: what `onnxshrink optimize --map` wrote, as read from JSON.
+        mapping: what `--map` wrote, as read from JSON.
         example: inputs to trace with, with a batch of at least 2.
 
     Raises:
@@ -36,8 +40,11 @@ def apply(network: nn.Module, mapping: Mapping[str, Any], example: Tensor | tupl
     inputs = example if isinstance(example, tuple) else (example,)
     plain = folded(network) if isinstance(network, Gated) else copy.deepcopy(network)
     closed = closed_by(mapping, {name: tuple(p.shape) for name, p in plain.named_parameters()})
-    _absorb(plain, mapping, couple(plain, inputs))
-    return cut(plain, inputs, closed)
+    coupling = couple(plain, inputs)
+    _absorb(plain, mapping, coupling)
+    small = cut(plain, inputs, closed)
+    _restore(small, mapping, coupling)
+    return small
 
 
 def closed_by(mapping: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, dict[int, Tensor]]:
@@ -107,3 +114,50 @@ def _shift(network: nn.Module, weight: str, amount: Tensor, coupling: Coupling) 
         layer.register_parameter("bias", nn.Parameter(amount))
     else:
         network.get_buffer(behind).sub_(amount)
+
+
+def _restore(network: fx.GraphModule, mapping: Mapping[str, Any], coupling: Coupling) -> None:
+    """Give the layers of a cut network the weights and biases that the map writes down for them, in place."""
+    names = {name for name, _ in network.named_parameters()}
+    entries = {(entry["node"], entry["input"]): entry for entry in mapping["weights"]}
+    for (node, index), weight in entries.items():
+        if index != 1 or weight["op"] not in LAYERS or "value" not in weight:
+            continue
+        name = weight["source"]
+        if name not in names:
+            raise InputError(
+                f"the weight of {node} was repaired, and is no parameter of the network", cure="prune with --no-repair"
+            )
+        parameter = network.get_parameter(name).data
+        new = torch.tensor(weight["value"], dtype=parameter.dtype, device=parameter.device)
+        if weight["op"] == "MatMul" or (weight["op"] == "Gemm" and not weight.get("transposed")):
+            new = new.T
+        if new.shape != parameter.shape:
+            raise InputError(f"`{name}` is {list(parameter.shape)} here, and {list(new.shape)} in the map of {node}")
+        given = entries.get((node, 2), {}).get("value")
+        bias = None if given is None else torch.tensor(given, dtype=parameter.dtype, device=parameter.device)
+        owner = coupling.normalized.get(name, "").rpartition(".")[0]
+        if owner and f"{owner}.weight" not in mapping.get("normalizations", ()):
+            _unfold(
+                network.get_submodule(owner), parameter, new, bias, along=1 if weight["op"] == "ConvTranspose" else 0
+            )
+            continue
+        parameter.copy_(new)
+        if bias is not None:
+            layer = network.get_submodule(name.rpartition(".")[0])
+            layer.register_parameter("bias", nn.Parameter(bias))
+
+
+def _unfold(norm: Any, weight: Tensor, new: Tensor, bias: Tensor | None, along: int) -> None:
+    """Make a layer and the BatchNorm behind it compute what one layer with a new weight and bias does, in place.
+
+    With scale g and deviation s the layer in the file is g/s W x + b, b = shift - g mean / s. So W becomes s/g times
+    the new weight, and the mean takes the bias; a scale too small to divide by becomes s.
+    """
+    deviation = torch.sqrt(norm.running_var + norm.eps)
+    scale, shift = norm.weight.data, norm.bias.data
+    before = shift - scale / deviation * norm.running_mean
+    scale[:] = torch.where(scale.abs() < TINY * deviation, deviation, scale)
+    ratio = scale / deviation
+    weight.copy_(new / ratio.view([-1 if axis == along else 1 for axis in range(new.dim())]))
+    norm.running_mean.copy_((shift - (before if bias is None else bias)) / ratio)

@@ -19,6 +19,7 @@ REMOVED = {
     "attention_heads_left": 14,
     "batchnorm_of_known_columns": 12,
     "dead_depthwise": 14,
+    "known_output_beside_one_nobody_reads": 75,
     "known_product_of_rows": 18,
     "known_row_by_row": 14,
     "split_of_which_the_first_is_unread": 6,

@@ -110,12 +110,14 @@ def test_only_a_range_by_ones_from_zero_is_as_long_as_its_limit(start: int, step
     assert graph.shapes[steps] != ("N",)
 
 
-def test_the_shape_of_what_stays_is_left_alone() -> None:
+@pytest.mark.parametrize("batch", [2, "N"])
+def test_the_shape_of_what_stays_is_left_alone(batch: int | str) -> None:
     def middle(net: Net, t: str) -> str:
         whole = net.conv("x", 3, 8)
         return net.op("Add", t, net.op("Reshape", net.op("Flatten", whole), net.op("Shape", whole)))
 
-    result = onnxshrink.optimize(chain(middle, still_known=False).model(), align=1, negligible=0, verify=False)
+    model = chain(middle, still_known=False, shape=(batch, 3, 8, 8)).model()
+    result = onnxshrink.optimize(model, align=1, negligible=0, verify=False)
     assert "Where" not in {node.op_type for node in result.model.graph.node}
 
 
@@ -185,3 +187,24 @@ def test_a_target_that_repeats_dimensions_stays_a_constant() -> None:
     result = onnxshrink.optimize(model, align=1, negligible=0, verify=False).model
     assert [node.op_type for node in result.graph.node] == [node.op_type for node in model.graph.node]
     assert [4, 4, 3, 3] in [list(t.dims) for t in result.graph.initializer]
+
+
+def test_a_filter_that_vanishes_beside_its_bias_is_proven_where_it_reads_bounded_values() -> None:
+    net = Net()
+    x = net.input("x", (1, 1, 8, 8))
+    both = net.op("Concat", x, net.op("Sigmoid", x), axis=1)
+    weight = net.normal(4, 2, 1, 1)
+    weight[1] = np.reshape([0.0, 1e-12], (2, 1, 1))
+    t = net.op("Conv", both, net.const(weight), net.const([0.5, 1.0, 0.5, 0.5]))
+    result = onnxshrink.optimize(net.output(net.conv(t, 4, 2, name="y")).model(), align=1)
+    assert [(item["slices"], item["evidence"]) for item in result.plan.negligible] == [([1], "proven")]
+
+
+def test_what_is_as_large_as_the_limit_is_not_negligible() -> None:
+    net = Net()
+    one = net.conv(net.input("x", (1, 3, 8, 8)), 3, 2, constant={1: 1.0})
+    weight = np.reshape([1.0, 0.5, 0.0, 0.375], (2, 2, 1, 1))  # the second gives 0.375 - 0.125 = 0.25
+    t = net.op("Conv", one, net.const(weight), net.const([0.0, -0.125]))
+    model = net.output(net.conv(t, 2, 2, name="y")).model()
+    assert onnxshrink.inspect(model, negligible=0.25).plan.negligible == []
+    assert onnxshrink.inspect(model, negligible=0.26).plan.negligible != []

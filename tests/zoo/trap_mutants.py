@@ -330,3 +330,11 @@ def positions_of_unread_channels() -> Net:
     t = net.op("Conv", net.conv(net.input("x", (2, 3, 8, 8)), 3, 4, 1), net.const(weight))
     pooled = net.op("MaxPool", t, count=2, kernel_shape=[2, 2], strides=[2, 2])
     return net.output(net.conv(pooled, 8, 4, unread=DEAD, name="y"), f"{pooled}:1")
+
+
+@TRAPS.add(5 * 28 + 3 * 36, "a Slice backwards that ends in front of the first two slices")
+def slice_backwards_to_the_third() -> Net:
+    def middle(net: Net, t: str) -> str:
+        return net.op("Slice", t, *(net.const([v]) for v in (7, 1, 1, -1)))
+
+    return chain(middle, width=6, still_known=False)

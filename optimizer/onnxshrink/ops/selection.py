@@ -290,7 +290,7 @@ class Gather(Select):
         pairs = self._pairs(node, context)
         if not all(mask.any() for mask in live):
             return {}
-        if context.rank(node.inputs[0]) is None or (not pairs and index is None):
+        if not pairs and index is None:
             return {0: None, 1: None}
         demand = everything(node.inputs[0], context)
         for a, b in pairs:

@@ -1,0 +1,261 @@
+"""Rows of the tables of pruning: what each runs, and where it is kept (pruning_results.py says what they are)."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # tools and tests/zoo, from wherever this is started
+
+import onnxshrink
+from onnxshrink import benchmark
+from onnxshrink.errors import OnnxshrinkError
+from tools import pruning_rivals
+from tools.pruning_inputs import answers, difference, feeds, pixels
+
+NETWORK = Path(__file__).resolve().parent.parent / "models" / "resnet20_cifar10_gated.onnx"
+
+SHARES = (0.45, 0.35, 0.25)
+METHODS: dict[str, dict[str, Any]] = {
+    "wanda": {},
+    "wanda global": {"allocation": "global"},
+    "wanda knapsack": {"allocation": "knapsack"},
+    "wanda utilization": {"allocation": "utilization"},
+    "pfp": {"method": "pfp"},
+    "pfp mixed": {"method": "pfp", "variant": "mixed"},
+    "magnitude": {"method": "magnitude"},
+    "magnitude global": {"method": "magnitude", "allocation": "global"},
+    "random": {"method": "random"},
+}
+
+TARGET, CALIBRATION, HELD_OUT = 0.75, 256, 128
+PUBLISHED: dict[str, tuple[str, str]] = {
+    "blazeface_front_128": ("camvid", "-1,1"),
+    "bodypix_mbv1_050_s16": ("camvid", "-1,1"),
+    "cifar_resnet_sri_a": ("cifar10", "0,1"),
+    "face_landmark_192": ("camvid", "0,1"),
+    "fastestdet_coco": ("camvid", "0,1"),
+    "rn56_c100_dense": ("cifar10", "imagenet"),
+    "selfie_seg_landscape": ("camvid", "0,1"),
+    "ultraface_rfb_320": ("camvid", "-1,1"),
+    "vit_pgd_2_3_16": ("cifar10", "0,1"),
+    "yolox_nano_coco": ("camvid", "0,255"),
+}
+"""Images and scaling, as far as their authors say; what is measured is the distance to the original, not accuracy."""
+
+OURS = {"wanda": {}, "wanda utilization": {"allocation": "utilization"}}
+
+SCORE = """
+import json, sys, time
+from pathlib import Path
+from onnxshrink.candidates import Candidates
+from onnxshrink.graph.inline import inlined
+from onnxshrink.graph.model import read
+from onnxshrink.pruning.budget import Budget
+model, images, method = sys.argv[1:]
+start = time.perf_counter()
+found = Candidates(inlined(read(model)), images, None, "imagenet", None, 256, None, "cpu", 0, lambda text: None)
+ready = time.perf_counter()
+found.rank(method, "top", "uniform", "sum", Budget(macs=0.75))
+print(json.dumps({"prepare": ready - start, "score": time.perf_counter() - ready, "samples": len(found.calibration)}))
+"""
+# A child's peak begins at the size of the process that starts it, so a small one stands between.
+LAUNCHER = """
+import os, subprocess, sys
+child = subprocess.Popen(sys.argv[1:])
+_, status, usage = os.wait4(child.pid, 0)
+print(usage.ru_maxrss)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: where it is kept, and what makes it."""
+
+    group: str
+    name: str
+    make: Callable[[], dict[str, Any]]
+
+    def path(self, folder: Path) -> Path:
+        return folder / self.group / f"{self.name}.json"
+
+    def read(self, folder: Path) -> dict[str, Any] | None:
+        path = self.path(folder)
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    def run(self, folder: Path) -> None:
+        """Make it, unless it is there, and keep it whole or not at all."""
+        path = self.path(folder)
+        if path.exists():
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        start = time.perf_counter()
+        try:
+            found = self.make()
+        except OnnxshrinkError as error:
+            found = {"failed": str(error)}
+        found["seconds"] = round(time.perf_counter() - start, 1)
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(found) + "\n", encoding="utf-8")
+        os.replace(partial, path)
+        print(f"{self.group}/{self.name}: {json.dumps(found)}", file=sys.stderr)
+
+
+def all_rows(folder: Path, data: Path, models: Path | None) -> Iterator[Row]:
+    """Every row of every group."""
+    yield Row("resnet20", "dense", lambda: {"accuracy": accuracy(NETWORK, data), "macs": 1.0})
+    for name, options in METHODS.items():
+        for share in SHARES:
+            for repair in (False, True):
+                row = f"{name.replace(' ', '-')}-{share:g}-{'repaired' if repair else 'plain'}"
+                yield Row("resnet20", row, lambda o=options, s=share, r=repair: resnet20(data, o, s, r))
+    for share in SHARES:
+        yield Row("resnet20", f"onnxsim-{share:g}", lambda s=share: resnet20_rival(data, s))
+    for name, (images, scaling) in PUBLISHED.items() if models is not None else ():
+        source = models / f"{name}.onnx"
+        for budget in ("macs", "latency"):
+            for ours, options in OURS.items():
+                yield Row(
+                    name,
+                    f"{budget}-{ours.replace(' ', '-')}",
+                    lambda a=(source, data, images, scaling, budget, options, folder / name): published(*a),
+                )
+            yield Row(name, f"{budget}-onnxsim", lambda a=(source, data, images, scaling, budget): rival(*a))
+    for method in ("wanda", "pfp"):
+        yield Row("resnet50-scoring", method, lambda m=method: scoring(data, m))
+
+
+# --- resnet20 --------------------------------------------------------------------------------------------------------
+
+
+def accuracy(model: Path | onnx.ModelProto, data: Path) -> float:
+    """Share of right answers on the 10,000 test images."""
+    images, labels = pixels(data, "cifar10", "test")
+    name = onnx.load(NETWORK).graph.input[0].name
+    batches = [
+        {name: images[k : k + 250].transpose(0, 3, 1, 2).astype(np.float32) / 255} for k in range(0, len(images), 250)
+    ]
+    return float((answers(model, batches)[0].argmax(1) == labels).mean())
+
+
+def resnet20(data: Path, options: dict[str, Any], share: float, repair: bool) -> dict[str, Any]:
+    """Accuracy of one method at one budget."""
+    images, _ = pixels(data, "cifar10", "train")
+    samples = feeds(onnx.load(NETWORK), images[:512], "0,1")
+    result = onnxshrink.prune(
+        NETWORK, data=samples, keep_macs=share, align=1, repair_weights=repair, points=0, **options
+    )
+    return {"accuracy": accuracy(result.model, data), "macs": result.point.macs, "error": result.error}
+
+
+def resnet20_rival(data: Path, share: float) -> dict[str, Any]:
+    """Their tool on the network without its dead channels: it knows of none."""
+    images, _ = pixels(data, "cifar10", "train")
+    whole = onnx.load(NETWORK)
+    model = onnxshrink.optimize(NETWORK, align=1).model
+    full = benchmark.macs(whole) or 1
+    found = pruning_rivals.wanda(
+        model, feeds(whole, images[:512], "0,1"), lambda proto: (benchmark.macs(proto) or full) / full, share
+    )
+    if found is None:
+        return {"failed": "no sparsity keeps to the budget"}
+    return {
+        "accuracy": accuracy(found.plain, data),
+        "accuracy_repaired": accuracy(found.repaired, data),
+        "macs": found.share,
+    }
+
+
+# --- published models ------------------------------------------------------------------------------------------------
+
+
+def inputs_for(source: Path, data: Path, images: str, scaling: str) -> tuple[list[Any], list[Any]]:
+    """Samples to calibrate on, and samples that nothing sees."""
+    model = onnx.load(source)
+    parts = ((pixels(data, images, split)[0], count) for split, count in (("train", CALIBRATION), ("test", HELD_OUT)))
+    calibration, held = (
+        feeds(model, found[np.linspace(0, len(found) - 1, n).astype(int)], scaling) for found, n in parts
+    )
+    return calibration, held
+
+
+def judged(source: Path, result: onnx.ModelProto, held: Sequence[Any], share: float) -> dict[str, Any]:
+    """What a row of a published model holds."""
+    error, agreement = difference(answers(source, held), answers(result, held))
+    return {"share": share, "error": error, "agreement": agreement}
+
+
+def published(
+    source: Path, data: Path, images: str, scaling: str, budget: str, options: dict[str, Any], folder: Path
+) -> dict[str, Any]:
+    """Our pruning at 75 % of the MACs, or of the latency at one thread by a table that is kept beside the rows."""
+    calibration, held = inputs_for(source, data, images, scaling)
+    if budget == "macs":
+        result = onnxshrink.prune(source, data=calibration, keep_macs=TARGET, align=1, points=0, **options)
+        before, after = result.sizes["macs"]
+        return judged(source, result.model, held, (after or 0) / (before or 1))
+    latencies = benchmark.measure_layers(source, folder / "layers.table", threads=1, seconds=1.0)
+    result = onnxshrink.prune(source, data=calibration, keep_latency=TARGET, table=latencies, points=0, **options)
+    assert result.latency is not None
+    measured = result.latency.measured
+    assert measured is not None
+    return {**judged(source, result.model, held, measured.ratio), "predicted": result.latency.predicted}
+
+
+def rival(source: Path, data: Path, images: str, scaling: str, budget: str) -> dict[str, Any]:
+    """Their tool at the same budget, repaired."""
+    calibration, held = inputs_for(source, data, images, scaling)
+    model = onnx.load(source)
+    full = benchmark.macs(model) or 1
+    with tempfile.TemporaryDirectory() as name:
+
+        def latency(proto: onnx.ModelProto) -> float:
+            other = Path(name) / "pruned.onnx"
+            onnx.save(proto, other)
+            measured = onnxshrink.bench(source, other, threads=1, seconds=1.5).batches[0].ratio
+            assert measured is not None
+            return measured.ratio
+
+        cost = latency if budget == "latency" else lambda proto: (benchmark.macs(proto) or full) / full
+        found = pruning_rivals.wanda(model, calibration, cost, TARGET)
+    if found is None:
+        return {"failed": "no sparsity keeps to the budget"}
+    plain = judged(source, found.plain, held, found.share)
+    return {
+        **judged(source, found.repaired, held, found.share),
+        "error_before_repair": plain["error"],
+        "sparsity": found.sparsity,
+    }
+
+
+# --- resnet50 --------------------------------------------------------------------------------------------------------
+
+
+def scoring(data: Path, method: str) -> dict[str, Any]:
+    """Seconds and peak memory of scoring alone, images read and resized from files."""
+    from PIL import Image
+
+    from tests.zoo import networks
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "images").mkdir()
+        for number, image in enumerate(pixels(data, "camvid", "train")[0][:256]):
+            Image.fromarray(image).resize((224, 224)).save(folder / "images" / f"{number:04}.png")
+        onnx.save(networks.fold(networks.published("resnet50").model), folder / "model.onnx")
+        child = [sys.executable, "-c", SCORE, str(folder / "model.onnx"), str(folder / "images"), method]
+        done = subprocess.run([sys.executable, "-c", LAUNCHER, *child], capture_output=True, text=True, check=True)
+    figures, peak = done.stdout.splitlines()
+    return {**json.loads(figures), "peak_mb": int(peak) / (1024**2 if sys.platform == "darwin" else 1024)}

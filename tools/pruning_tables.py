@@ -1,0 +1,117 @@
+"""The tables of pruning as Markdown, of the rows that were run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tools.pruning_rows import CALIBRATION, HELD_OUT, METHODS, OURS, PUBLISHED, SHARES, Row
+from tools.table import table
+
+Found = dict[tuple[str, str], dict[str, Any] | None]
+
+
+def section(folder: Path, rows: Sequence[Row]) -> str:
+    """All tables, of what was run."""
+    found = {(row.group, row.name): row.read(folder) for row in rows}
+    parts = [resnet20_table(found), published_table(found), scoring_table(found)]
+    missing = [f"{group}/{name}" for (group, name), figures in found.items() if figures is None]
+    if missing:
+        parts.append(f"{len(missing)} of {len(found)} rows are not run yet, such as {', '.join(missing[:3])}.")
+    return "\n\n".join(part for part in parts if part)
+
+
+def resnet20_table(found: Found) -> str:
+    """Accuracy by method and budget."""
+    dense = found.get(("resnet20", "dense"))
+    heads = [f"{100 * share:g} % of MACs{kind}" for share in SHARES for kind in ("", ", repaired")]
+    lines = [["method", *heads]]
+    for name in METHODS:
+        cells = [
+            _percent(found.get(("resnet20", f"{name.replace(' ', '-')}-{share:g}-{kind}")), "accuracy")
+            for share in SHARES
+            for kind in ("plain", "repaired")
+        ]
+        lines.append([f"`{name}`", *cells])
+    rival_cells = [
+        _percent(found.get(("resnet20", f"onnxsim-{share:g}")), key)
+        for share in SHARES
+        for key in ("accuracy", "accuracy_repaired")
+    ]
+    lines.append(["onnxsim Wanda", *rival_cells])
+    lines = [line for line in lines if any(line[1:])]
+    if len(lines) == 1:
+        return ""
+    whole = f" Unpruned: {_percent(dense, 'accuracy')} %." if dense else ""
+    text = (
+        "Accuracy in % on the 10,000 test images of CIFAR-10 of the gated ResNet-20 of this repository, of which the "
+        "lossless shrink alone leaves 49.9 % of the multiply-adds; 512 training images, no training, `--align 1`."
+        f"{whole}"
+    )
+    return f"### ResNet-20 on CIFAR-10, one shot\n\n{text}\n\n{table(lines, markdown=True)}"
+
+
+def published_table(found: Found) -> str:
+    """Errors and agreements of published models."""
+    kinds = [*OURS, "onnxsim"]
+    lines = [
+        [
+            "model",
+            "images, scaling",
+            "budget",
+            *(f"{'onnxsim Wanda, ridge' if k == 'onnxsim' else f'`{k}`'}" for k in kinds),
+        ]
+    ]
+    wins = {budget: [0, 0] for budget in ("macs", "latency")}
+    for name, (images, scaling) in PUBLISHED.items():
+        for budget, counts in wins.items():
+            figures = [found.get((name, f"{budget}-{kind.replace(' ', '-')}")) for kind in kinds]
+            if all(one is None for one in figures):
+                continue
+            lines.append([name, f"{images}, {scaling}", f"75 % of {budget}", *(_judged(one) for one in figures)])
+            theirs = figures[-1]
+            best = [one["error"] for one in figures[:-1] if one is not None and "error" in one]
+            if theirs is not None and best:
+                counts[1] += 1
+                counts[0] += "error" not in theirs or min(best) <= theirs["error"]
+    if len(lines) == 1:
+        return ""
+    told = "; ".join(f"{w} of {n} at equal {budget}" for budget, (w, n) in wins.items() if n)
+    text = (
+        f"Error |y' − y| / |y| (largest over outputs), share of samples with the same largest output where the first "
+        f"output is a vector, and share of the budget that is left, on {HELD_OUT} images that no method saw; "
+        f"{CALIBRATION} to calibrate. Latency at one thread, measured in turns with the original; onnxsim knows no "
+        f"multiples of channels, so it has to take more before a model becomes faster. At least as good: {told}."
+    )
+    return f"### Published models\n\n{text}\n\n{table(lines, markdown=True)}"
+
+
+def scoring_table(found: Found) -> str:
+    """Time and memory of scoring."""
+    lines = [["method", "reading, classes: s", "scoring: s", "peak memory: MB"]]
+    for (group, name), figures in found.items():
+        if group == "resnet50-scoring" and figures is not None:
+            lines.append([f"`{name}`", *(f"{figures[key]:.0f}" for key in ("prepare", "score", "peak_mb"))])
+    if len(lines) == 1:
+        return ""
+    text = (
+        "ResNet-50 at its published widths, 256 images of 224x224 from files (154 MB of them in memory), in a process "
+        "of its own."
+    )
+    return f"### Scoring a ResNet-50\n\n{text}\n\n{table(lines, markdown=True)}"
+
+
+def _percent(figures: dict[str, Any] | None, key: str) -> str:
+    if figures is None:
+        return ""
+    return f"{100 * figures[key]:.2f}" if key in figures else "–"
+
+
+def _judged(figures: dict[str, Any] | None) -> str:
+    if figures is None:
+        return ""
+    if "failed" in figures:
+        return f"– ({figures['failed']})"
+    agreement = "" if figures["agreement"] is None else f", {100 * figures['agreement']:.1f} %"
+    return f"{figures['error']:.3f}{agreement} (at {100 * figures['share']:.1f} %)"

@@ -54,7 +54,7 @@ PUBLISHED: dict[str, tuple[str, str]] = {
 }
 """Images and scaling, as far as their authors say; what is measured is the distance to the original, not accuracy."""
 
-OURS = {"wanda": {}, "wanda utilization": {"allocation": "utilization"}}
+OURS = {f"wanda {name}": {"allocation": name} for name in ("uniform", "knapsack", "utilization")}
 
 SCORE = """
 import json, sys, time

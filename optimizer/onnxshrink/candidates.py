@@ -103,13 +103,12 @@ class Candidates:
             InputError: the table is not complete or not of this model.
         """
         if table is None:
-            shapes = {name: (1, *shape[1:]) if shape else shape for name, shape in self.shapes.items()}
             with tempfile.TemporaryDirectory(prefix="onnxshrink-") as folder:
                 self.write(self.model.proto, Path(folder) / "model.onnx")
                 table = benchmark.measure_layers(
                     Path(folder) / "model.onnx",
                     provider=self.provider,
-                    input_shapes=shapes,
+                    input_shapes=self.shapes,
                     seconds=LAYER_SECONDS,
                     progress=self.say,
                 )

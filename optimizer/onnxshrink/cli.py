@@ -381,7 +381,7 @@ def bench(
 @click.option(
     "--allocation",
     type=click.Choice(["uniform", "global", "knapsack", "utilization"]),
-    help="What each class gives up. Default: uniform; knapsack for a latency.",
+    help="What each class gives up. Default: uniform; utilization for a latency.",
 )
 @click.option(
     "--variant",

@@ -30,8 +30,8 @@ def work(model: bytes, feeds: object, seconds: float) -> float:
 
 
 def table_of(model: onnx.ModelProto, *, whole: float | None = None, cpu: str = "another") -> LatencyTable:
-    shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim][1:]
-    table = measure_layers(model, clock=work, seconds=0.01, input_shapes={"x": (1, *shape)})
+    shape = [d.dim_value or 1 for d in model.graph.input[0].type.tensor_type.shape.dim]
+    table = measure_layers(model, clock=work, seconds=0.01, input_shapes={"x": tuple(shape)})
     table.whole = table.sum(own_widths(table)) if whole is None else whole
     if cpu:
         table.environment["cpu"] = cpu
@@ -125,6 +125,20 @@ def test_a_miss_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert result.exit_code == 0, result.output
     assert "60.0 % wanted" in result.output
     assert "misses the budget by 30.0 points, within the noise" in " ".join(result.output.split())
+
+
+def test_a_fixed_batch_is_measured_at_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    from onnxshrink.benchmark import layer_latency
+
+    monkeypatch.setattr(search.benchmark, "bench", fake_bench(1.0))
+    monkeypatch.setattr(layer_latency, "_Profile", lambda threads: work)
+    model = residual()
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
+    samples = [{"x": x} for x in inputs(model, 40).reshape(20, 2, 3, 8, 8)]
+    result = onnxshrink.prune(model, data=samples, keep_latency=0.6, align=1, allocation="uniform")
+    assert result.latency is not None
+    assert result.latency.measured is not None
+    assert 0 < result.latency.predicted < 1
 
 
 BAD = {

@@ -189,6 +189,28 @@ def test_the_gates_read_it(tmp_path: Path) -> None:
     assert read_latencies(output) == {name: list(layer.points) for name, layer in table.layers.items()}
 
 
+@pytest.mark.parametrize("name", ["mobilenet", "grouped", "vgg"])
+def test_the_gates_train_on_it(name: str, tmp_path: Path) -> None:
+    """Layers of the exported file are those of the gated network, depthwise and grouped ones too."""
+    pytest.importorskip("torch")
+    pytest.importorskip("onnxscript")
+    from onnxshrink import gates
+    from tests.gates.networks import made
+
+    network, example = made(name)
+    gates.export(network, tmp_path / "model.onnx", example)
+    table = measure_layers(
+        tmp_path / "model.onnx",
+        tmp_path / "table.json",
+        clock=lambda model, feeds, seconds: 1e-6 * (macs(onnx.load_from_string(model)) or 0),
+        seconds=SECONDS,
+    )
+    gated = gates.augment(network, example)
+    size = gates.Size(gated, costs=gates.latency_costs(gated, gates.read_latencies(tmp_path / "table.json")))
+    assert size.whole == pytest.approx(table.sum(own_widths(table)))
+    assert size.whole == pytest.approx(1e-6 * (macs(onnx.load(tmp_path / "model.onnx")) or 0))
+
+
 def test_the_profile_times_the_layer_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Conversions of layout that ONNX Runtime puts around a layer that stands alone do not count."""
     layer = next(iter(find_layers(convs(32, 32), None, {"x": (1, 32, 6, 6)})))

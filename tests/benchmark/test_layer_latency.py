@@ -5,6 +5,7 @@ No test looks at a real clock: layers are timed by a function of their channels.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import math
@@ -16,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from onnxshrink import runtime
-from onnxshrink.benchmark import LayerLatency, layer_latency, macs, measure_layers, own_widths, read_table
+from onnxshrink.benchmark import LayerLatency, latency, layer_latency, macs, measure_layers, own_widths, read_table
 from onnxshrink.benchmark.layers import find_layers
 from onnxshrink.cli import cli
 from onnxshrink.errors import InputError, ModelError
@@ -219,6 +220,20 @@ def test_the_profile_times_the_layer_alone(monkeypatch: pytest.MonkeyPatch) -> N
     clock = layer_latency._Profile(1)
     assert clock(layer.model(32, 32).SerializeToString(), layer.feeds(32, 32), SECONDS) == 1.0
     assert taken == ["kernel"]
+
+
+def test_copies_share_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way of other providers, tried on the CPU's memory: each copy has weights of its own and the same input."""
+    layer = next(iter(find_layers(convs(8, 12), None, {"x": (1, 8, 6, 6)})))
+    copies = layer_latency.COPIES
+    model = layer.model(8, 12, copies)
+    weights = [t.raw_data for t in model.graph.initializer if len(t.dims) == 4]
+    assert len(set(weights)) == len(weights) == copies
+    assert macs(model) == copies * (macs(layer.model(8, 12)) or 0)
+    monkeypatch.setattr(layer_latency, "on_device", functools.partial(latency.on_device, device="cpu"))
+    monkeypatch.setattr(layer_latency, "_faster_half", lambda times: 4.0)
+    clock = layer_latency._Copies("cpu", 1)
+    assert clock(model.SerializeToString(), layer.feeds(8, 12), SECONDS) == 4.0 / copies
 
 
 def test_a_model_without_layers() -> None:

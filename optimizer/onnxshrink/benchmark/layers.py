@@ -132,6 +132,7 @@ class Layer:
             del node.input[:], node.output[:]
             node.input.extend(["x", *operands])
             node.output.append(f"y{copy}")
+            node.name = f"copy{copy}"
             for given in node.attribute:
                 if given.name == "group":
                     given.i = groups

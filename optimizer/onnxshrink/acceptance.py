@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import onnx
@@ -13,6 +14,7 @@ from .errors import NotEqualError
 from .graph.model import Model
 from .graph.view import Graph
 from .graph.write import Staged
+from .verification.inputs import Feeds
 from .verification.planted import Planted, example, plant
 
 PREFIX = "onnxshrink."
@@ -29,22 +31,22 @@ def accepted(
     try:
         return (*judge(made), made, [])
     except NotEqualError as failure:
-        layers = sorted({item.node for item in made.analysis.negligible})
+        layers = sorted(made.negligible())
         if not layers:
             raise
         judge.say("not equal with negligible weights as zeros; trying layer by layer")
         judge(draft(graph, Options(0.0, options.align)))[0].discard()
         spared = _harmful(judge, graph, options, layers)
         made = draft(graph, Options(options.negligible, options.align, frozenset(spared)))
-        names = ", ".join(graph.nodes[index].label for index in spared)
+        names = ", ".join(graph.producer[name].label for name in spared)
         note = f"negligible weights of {len(spared)} layers change the outputs and stay: {names} ({failure.what})"
         return (*judge(made), made, [note])
 
 
-def _harmful(judge: Judge, graph: Graph, options: Options, layers: list[int]) -> list[int]:
-    """Layers whose negligible weights must stay, found by halving."""
+def _harmful(judge: Judge, graph: Graph, options: Options, layers: list[str]) -> list[str]:
+    """Layers, by their first output, whose negligible weights must stay, found by halving."""
 
-    def fine(group: list[int]) -> bool:
+    def fine(group: list[str]) -> bool:
         stay = frozenset(set(layers) - set(group))
         try:
             judge(draft(graph, Options(options.negligible, options.align, stay)))[0].discard()
@@ -52,7 +54,7 @@ def _harmful(judge: Judge, graph: Graph, options: Options, layers: list[int]) ->
             return False
         return True
 
-    def search(group: list[int]) -> list[int]:
+    def search(group: list[str]) -> list[str]:
         if fine(group):
             return []
         if len(group) == 1:
@@ -93,7 +95,7 @@ class Judge:
             NotEqualError: the structure is broken, a claim does not hold, or the numbers differ.
         """
         proto = onnx.ModelProto()
-        proto.CopyFrom(made.execution.model if made.plan.changes else self.model.original)
+        proto.CopyFrom(made.model if made.plan.changes else self.model.original)
         if made.plan.changes:
             _sign(proto, self.model, made, self.input_ranges)
         self.result = proto
@@ -147,8 +149,7 @@ class Judge:
         feed = example(self.origin, self.input_shapes, self.input_ranges)
         if feed is not None:
             self.say("testing the plan's claims")
-            plan = made.plan
-            planted = plant(self.origin, self.model.proto, feed, plan.unread, plan.absorbed, plan.kept)
+            planted = self._claims(made, feed)
             if not planted.passed:
                 raise NotEqualError(
                     f"a claim of the plan does not hold: {planted.broken[0]}; nothing was written",
@@ -157,12 +158,26 @@ class Judge:
                 )
         return verdict, planted
 
+    def _claims(self, made: Draft, feed: Feeds) -> Planted:
+        """The test of each pass's claims, on the model that it looked at."""
+        found = []
+        with tempfile.TemporaryDirectory(prefix="onnxshrink-") as folder:
+            for number, one in enumerate(made.passes):
+                origin, proto, plan = self.origin, self.model.proto, one.plan
+                if number:
+                    origin = Path(folder) / f"pass{number}.onnx"
+                    with Staged(made.passes[number - 1].execution.model, self.model, origin) as staged:
+                        staged.commit()
+                    proto = onnx.load_model(str(origin), load_external_data=False)
+                found.append(plant(origin, proto, feed, plan.unread, plan.absorbed, plan.kept))
+        return sum(found[1:], start=found[0])
+
 
 def _sign(proto: onnx.ModelProto, model: Model, made: Draft, ranges: verification.Ranges) -> None:
     """Source, version and options in prefixed metadata; the first source stays the source."""
     from . import __version__
 
-    options = made.analysis.options
+    options = made.options
     values = {
         "version": __version__,
         "source_sha256": model.digest(),

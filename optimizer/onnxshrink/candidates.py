@@ -199,7 +199,7 @@ class Candidates:
 
     def cut(self, proto: onnx.ModelProto) -> onnx.ModelProto:
         """The model without what carries nothing, not verified."""
-        return draft(build(Model(proto, self.model.path)), Options(align=self.align), self.shapes).execution.model
+        return draft(build(Model(proto, self.model.path)), Options(align=self.align), self.shapes).model
 
     def count(self, proto: onnx.ModelProto, what: str) -> int | None:
         """Its "macs" or "parameters"."""

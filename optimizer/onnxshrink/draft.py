@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
 
-from . import benchmark
+from . import benchmark, verification
 from .bodies import cut_bodies
 from .channels.analysis import Analysis, Options, analyse
+from .channels.following import joined
 from .channels.plan import Plan, make_plan
+from .channels.solve import Solution
 from .errors import InputError, ModelError
 from .graph.model import Model
-from .graph.view import Graph, Node
+from .graph.view import Graph, Node, build
 from .graph.write import Staged
 from .rewrite.cut import PlannedCut
 from .rewrite.execute import Execution, execute
@@ -26,22 +28,66 @@ Shapes = Mapping[str, tuple[int, ...]] | None
 CANDIDATES = (1, 4, 8, 16)
 """Alignments that are measured."""
 
+MOST = 8
+"""Passes, so that there is an end; what the third one finds is little."""
 
-@dataclass
-class Draft:
-    """A planned and executed cut that has not been verified."""
+
+@dataclass(frozen=True)
+class Pass:
+    """One look at a model: what it found and what it made of it."""
 
     analysis: Analysis
     plan: Plan
     execution: Execution
-    macs: tuple[int | None, int | None]
+
+    @property
+    def solution(self) -> Solution:
+        """Live and kept."""
+        return self.analysis.solution
+
+    @property
+    def graph(self) -> Graph:
+        """What was looked at."""
+        return self.solution.context.graph
 
     def apart(self) -> set[str]:
-        """Tensors that hold something else than in the original: slices that may be garbage, sums not yet complete."""
-        solution, graph = self.analysis.solution, self.analysis.context.graph
+        """Tensors that hold something else than before: slices that may be garbage, sums not yet complete."""
+        solution, graph = self.solution, self.graph
         garbage = {t for t in graph.tensors() if t not in graph.constants and solution.garbage(t)}
         moved = {graph.nodes[i].outputs[0] for i, rewrite in self.execution.rewrites.items() if rewrite.addends}
         return garbage | moved
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A planned and executed cut that has not been verified.
+
+    Attributes:
+        passes: at least one; each of the others looks at the result of the one before it.
+        plan: of all of them, in terms of the original.
+        macs: before and after.
+    """
+
+    passes: tuple[Pass, ...]
+    plan: Plan
+    macs: tuple[int | None, int | None]
+
+    @property
+    def model(self) -> onnx.ModelProto:
+        """The result."""
+        return self.passes[-1].execution.model
+
+    @property
+    def options(self) -> Options:
+        return self.passes[0].analysis.options
+
+    def apart(self) -> set[str]:
+        """Tensors that hold something else than in the original."""
+        return set().union(*(one.apart() for one in self.passes))
+
+    def negligible(self) -> set[str]:
+        """First outputs of the nodes of which weights count as zero."""
+        return {one.graph.nodes[item.node].outputs[0] for one in self.passes for item in one.analysis.negligible}
 
 
 def promise(graph: Graph, ranges: Mapping[str, tuple[float, float]] | None) -> None:
@@ -59,7 +105,32 @@ def promise(graph: Graph, ranges: Mapping[str, tuple[float, float]] | None) -> N
 
 
 def draft(graph: Graph, options: Options, input_shapes: Shapes = None) -> Draft:
-    """Analyse a graph, plan the cut and carry it out in memory."""
+    """Analyse a graph, plan the cut and carry it out in memory, until another look at the result finds nothing."""
+    first = _look(graph, options, input_shapes)
+    passes, plan = [first], first.plan
+    while passes[-1].execution.changed and len(passes) < MOST:
+        if verification.check(passes[-1].execution.model):  # nothing to look at: it is for the judge to refuse
+            break
+        further = _look(_left(graph, passes[-1].execution.model), options, input_shapes)
+        if not further.execution.changed:
+            break
+        plan = joined(plan, further.plan, (first.graph, further.graph))
+        passes.append(further)
+    ends = first.graph.model.proto, passes[-1].execution.model
+    before, after = (benchmark.count_macs(proto, input_shapes).total for proto in ends)
+    return Draft(tuple(passes), plan, (before, after))
+
+
+def _left(graph: Graph, model: onnx.ModelProto) -> Graph:
+    """The view of what a pass made of a graph."""
+    given = replace(graph.model, proto=model, given=graph.model.original, notes=())
+    view = build(given, keep_default_inputs=True)  # those that were to go are gone
+    view.ranges, view.outside = graph.ranges, graph.outside
+    return view
+
+
+def _look(graph: Graph, options: Options, input_shapes: Shapes) -> Pass:
+    """One pass; bodies first."""
     inner: list[tuple[Node, str, Plan]] = []
     notes: list[str] = []
 
@@ -69,19 +140,18 @@ def draft(graph: Graph, options: Options, input_shapes: Shapes = None) -> Draft:
         except ModelError as error:
             notes.append(f"{holder.label}/{name} stays as it is: {error.what}")
             return None
-        sizes = [benchmark.parameters(proto) for proto in (body.model.proto, made.execution.model)]
-        if made.execution.changed and made.plan.channels[0] == made.plan.channels[1] and sizes[1] >= sizes[0]:
+        sizes = [benchmark.parameters(proto) for proto in (body.model.proto, made.model)]
+        if made.plan.changes and made.plan.channels[0] == made.plan.channels[1] and sizes[1] >= sizes[0]:
             return None  # bodies that share weights would each get their own, and nothing is won
         inner.append((holder, name, made.plan))
-        return made.execution.model.graph if made.execution.changed else None
+        return made.model.graph if made.plan.changes else None
 
     whole, graph = graph, cut_bodies(graph, cut_body)
     analysis = analyse(graph, options)
     execution = execute(analysis.solution, analysis.replaced, analysis.changed, altered=graph is not whole)
-    cut = PlannedCut(analysis.solution)
-    counts = tuple(benchmark.count_macs(proto, input_shapes) for proto in (graph.model.proto, execution.model))
-    by_node = tuple({node.name: node.macs for node in found.nodes} for found in counts)
-    plan = make_plan(analysis, execution.rewrites, cut.shape, (by_node[0], by_node[1]))
+    counts = [benchmark.count_macs(proto, input_shapes) for proto in (graph.model.proto, execution.model)]
+    by_node = [{node.name: node.macs for node in found.nodes} for found in counts]
+    plan = make_plan(analysis, execution.rewrites, PlannedCut(analysis.solution).shape, (by_node[0], by_node[1]))
     there = {o for node in execution.model.graph.node for o in node.output}
     plan.changes = execution.changed
     plan.notes += [*(graph.model.notes if plan.changes else ()), *notes]
@@ -89,7 +159,7 @@ def draft(graph: Graph, options: Options, input_shapes: Shapes = None) -> Draft:
     for holder, name, body in inner:
         if there & set(holder.outputs):
             plan.include(f"{holder.label}/{name}", body)
-    return Draft(analysis, plan, execution, (counts[0].total, counts[1].total))
+    return Pass(analysis, plan, execution)
 
 
 def default_align(graph: Graph) -> int:
@@ -121,7 +191,7 @@ def fastest(
         seen.add(widths)
         say(f"measuring --align {multiple}")
         path = folder / f"align{multiple}.onnx"
-        with Staged(made.execution.model, model, path) as staged:
+        with Staged(made.model, model, path) as staged:
             staged.commit()
         if best is None:
             best = path, made, candidate

@@ -81,7 +81,7 @@ def inspect(
     graph = build(model, keep_default_inputs=keep_default_inputs)
     promise(graph, input_ranges)
     made = draft(graph, Options(negligible, align), input_shapes)
-    after = made.execution.model
+    after = made.model
     return Inspection(
         made.plan,
         {

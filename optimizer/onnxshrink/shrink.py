@@ -126,7 +126,7 @@ def optimize(
                         file=model.name,
                         cure="--align auto",
                     )
-            mapping = make_map(made.analysis.solution, plan, made.execution, _said(options, keep_default_inputs, graph))
+            mapping = make_map(made.passes, plan, _said(options, keep_default_inputs, graph))
             if output is not None:
                 staged.commit()
         watch.lap("write")

@@ -10,6 +10,11 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "if name and index not in data:",
         "if False:",
     ): "operands that do not broadcast are scalars (Clip, Dropout), or their demand is replaced (Expand, CastLike)",
+    (
+        "channels/solve.py",
+        "carrying.port, (np.zeros(carrying.candidates.size, np.int64), carrying.values)",
+        "carrying.port, (np.ones(carrying.candidates.size, np.int64), carrying.values)",
+    ): "every candidate has one vote more, so their order is the same",
 }
 """(file, changed lines before, after) -> why no answer can differ."""
 

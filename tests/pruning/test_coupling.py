@@ -59,14 +59,14 @@ def test_every_unit_goes_alone_and_whole(name: str) -> None:
             masks[number][unit] = False
             dead = zeros.dead_slices(classes, masks)
             made = shrunk(solution, zeros.zeroed(solution.context, dead))
-            after = made.analysis.solution
+            after = made.passes[0].solution
             for port, where in dead.items():
                 if port[0] not in solution.context.graph.constants and after.needed(port[0]):
                     assert (np.flatnonzero(~after.kept(port)) == where).all(), (name, port)
             kept = [int(mask.sum()) for mask in masks]
-            assert parameters(kept) == benchmark.parameters(made.execution.model)
+            assert parameters(kept) == benchmark.parameters(made.model)
             assert macs is not None
-            assert macs(kept) == benchmark.macs(made.execution.model, _shapes(solution))
+            assert macs(kept) == benchmark.macs(made.model, _shapes(solution))
 
 
 @pytest.mark.parametrize("name", ["residual", "excited"])
@@ -84,13 +84,13 @@ def test_no_smaller_set_would_do(name: str) -> None:
         own = {*spared.inputs[1:], *behind, *readers}
         made = shrunk(solution, {edge: value for edge, value in changed.items() if edge not in own})
         port = next(port for _, port in found.consumers)
-        assert made.analysis.solution.kept(port).all()
+        assert made.passes[0].solution.kept(port).all()
     for spared in readers:  # nor when one reader goes on reading it and the producers are alive
         writers = {name for node in found.producers for name in node.inputs[1:]} - readers
         writers |= {n for node in graph.nodes if node.op == "BatchNormalization" for n in node.inputs[1:3]}
         left = {edge: value for edge, value in changed.items() if edge not in writers | {spared}}
         port = next(port for node, port in found.consumers if node.inputs[1] == spared)
-        assert shrunk(solution, left).analysis.solution.kept(port).all()
+        assert shrunk(solution, left).passes[0].solution.kept(port).all()
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -101,10 +101,10 @@ def test_size_of_random_masks(name: str, seed: int) -> None:
     masks = [rng.permutation(found.units) < rng.integers(1, found.units + 1) for found in classes]
     kept = [int(mask.sum()) for mask in masks]
     made = shrunk(solution, zeros.zeroed(solution.context, zeros.dead_slices(classes, masks)))
-    assert parameter_function(solution, classes)(kept) == benchmark.parameters(made.execution.model)
+    assert parameter_function(solution, classes)(kept) == benchmark.parameters(made.model)
     macs = mac_function(solution, classes, _shapes(solution))
     assert macs is not None
-    assert macs(kept) == benchmark.macs(made.execution.model, _shapes(solution))
+    assert macs(kept) == benchmark.macs(made.model, _shapes(solution))
 
 
 def test_a_shared_weight_counts_as_often_as_it_may_be_cut() -> None:
@@ -119,7 +119,7 @@ def test_a_shared_weight_counts_as_often_as_it_may_be_cut() -> None:
     assert [found.units for found in classes] == [6, 6]
     masks = [np.arange(6) < 3, np.arange(6) >= 3]
     made = shrunk(solution, zeros.zeroed(solution.context, zeros.dead_slices(classes, masks)))
-    assert parameter_function(solution, classes)([3, 3]) == benchmark.parameters(made.execution.model)
+    assert parameter_function(solution, classes)([3, 3]) == benchmark.parameters(made.model)
 
 
 @pytest.mark.shared
@@ -132,15 +132,15 @@ def test_half_of_a_published_model(published) -> None:  # type: ignore[no-untype
     masks = [np.arange(found.units) % 2 == 0 for found in classes]
     dead = zeros.dead_slices(classes, masks)
     made = shrunk(solution, zeros.zeroed(solution.context, dead))
-    after = made.analysis.solution
+    after = made.passes[0].solution
     for port, where in dead.items():
         if port[0] not in solution.context.graph.constants and after.needed(port[0]):
             assert not after.kept(port)[where].any(), port
     parameters = parameter_function(solution, classes)
-    whole = benchmark.parameters(shrunk(solution, {}).execution.model)
+    whole = benchmark.parameters(shrunk(solution, {}).model)
     rest = max(0, whole - parameters([found.units for found in classes]))  # bodies
     half = parameters([int(mask.sum()) for mask in masks])
-    assert benchmark.parameters(made.execution.model) <= half + rest
+    assert benchmark.parameters(made.model) <= half + rest
 
 
 def _shapes(solution: Solution) -> dict[str, tuple[int, ...]]:

@@ -49,7 +49,7 @@ def test_it_is_the_sum_over_the_shrunk_models_layers(name: str) -> None:
     masks = [rng.permutation(one.units) < rng.integers(1, one.units + 1) for one in classes]
     made = shrunk(solution, zeros.zeroed(solution.context, zeros.dead_slices(classes, masks)))
     shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim][1:]
-    layers = find_layers(made.execution.model, None, {"x": (1, *shape)})
+    layers = find_layers(made.model, None, {"x": (1, *shape)})
     expected = table.sum({layer.node.output[0]: layer.width for layer in layers})
     assert found([int(mask.sum()) for mask in masks]) == pytest.approx(expected)
 

@@ -17,6 +17,7 @@ from tests.zoo.net import Net
 from tests.zoo.trap import DEAD, Trap, chain
 from tests.zoo.traps import TRAPS
 
+GOLDEN = sorted((Path(__file__).parents[1] / "golden").glob("*.txt"))
 MODELS = sorted((Path(__file__).parents[2] / "models").glob("resnet20*.onnx"))
 
 
@@ -63,6 +64,12 @@ def assert_rebuilds(model: ModelProto, **options: object) -> dict[str, np.ndarra
 @pytest.mark.parametrize("trap", TRAPS, ids=lambda trap: trap.name)
 def test_traps(trap: Trap) -> None:
     assert_rebuilds(trap.build(), align=1, **({} if trap.negligible else {"negligible": 0}))
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+def test_golden_models(path: Path) -> None:
+    """Some of these are cut in two passes."""
+    assert_rebuilds(onnx.parser.parse_model(path.read_text()), align=1, negligible=0)
 
 
 @pytest.mark.parametrize("align", [2, 3])

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..graph.view import Graph
-from ..ops.rule import Context, Demand, free_slices
+from ..ops.rule import Context
 from ..ops.tie import Port
 from . import negligible
 from .collapse import collapse_branches
@@ -19,9 +19,6 @@ from .facts import propagate, understand
 from .negligible import Negligible
 from .shuffle import find_selections
 from .solve import Solution, solve
-
-MAX_CONSTANT = 1 << 16
-"""Largest constant that is looked at again after a cut; what is new there is not worth more time."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +28,12 @@ class Options:
     Attributes:
         negligible: weights below this share of their layer's largest count as zero; 0: exact zeros only.
         align: channel counts are rounded up to a multiple of this.
-        exact_nodes: indices of nodes whose negligible weights stay (verification failed with them).
+        exact_nodes: first outputs of nodes whose negligible weights stay (verification failed with them).
     """
 
     negligible: float = negligible.DEFAULT_RATIO
     align: int = 1
-    exact_nodes: frozenset[int] = frozenset()
+    exact_nodes: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -48,7 +45,7 @@ class Analysis:
         before: facts of the graph as it was given, negligible weights and branches untouched.
         solution: live and kept of what is planned.
         negligible: the weights that count as zero.
-        replaced: operands that became constants, by new tensor id.
+        replaced: constants that took the place of operands.
         changed: constants whose values were changed.
         aligned: slices kept for alignment only.
         exact, unbounded: solutions without negligible weights, and without bounds; the planned one where that
@@ -59,7 +56,7 @@ class Analysis:
     before: Context
     solution: Solution
     negligible: list[Negligible]
-    replaced: dict[str, str]
+    replaced: set[str]
     changed: set[str]
     aligned: dict[Port, np.ndarray]
     exact: Solution
@@ -89,7 +86,9 @@ def _without_negligible(before: Context, options: Options) -> tuple[Context, lis
     work = _copied(before)
     found: list[Negligible] = []
     for find in (negligible.find, negligible.find_values):
-        more = [n for n in find(work, options.negligible) if n.node not in options.exact_nodes]
+        more = [
+            n for n in find(work, options.negligible) if work.graph.nodes[n.node].outputs[0] not in options.exact_nodes
+        ]
         if more:
             negligible.apply(work, more)
             work = _propagated(work.graph, before, bounds=True)
@@ -97,48 +96,11 @@ def _without_negligible(before: Context, options: Options) -> tuple[Context, lis
     return work, found
 
 
-def _solved(context: Context, align: int) -> tuple[Solution, dict[Port, np.ndarray], dict[str, str]]:
-    """A solution that stands on its own: nothing more can go from what it leaves.
-
-    A slice may be known in all that is left of a tensor but not in the whole. So what is left is looked at again,
-    until nothing new is known of it.
-    """
+def _solved(context: Context, align: int) -> tuple[Solution, dict[Port, np.ndarray], set[str]]:
+    """Operands that are known become constants, then live and kept; with what was replaced."""
     find_selections(context)
     replaced = collapse_branches(context)
-    solution, aligned = solve(context, align=align)
-    while (narrower := _narrower(solution)) is not None:
-        more = collapse_branches(narrower)
-        again, filled = solve(narrower, align=align)
-        if not again.within(solution, more):  # a choice fell on something that was cut before
-            break
-        if not more and solution.within(again, {}):  # what was learnt frees nothing
-            break
-        solution, aligned, replaced = again, filled, replaced | more
-    return solution, aligned, replaced
-
-
-def _narrower(solution: Solution) -> Context | None:
-    """The same knowledge about what a solution leaves; None where that says nothing new."""
-    context = solution.context
-    own = _copied(context)
-    tensors = [t for t in context.graph.tensors() if t in context.facts and solution.needed(t)]
-    own.kept = _partial({t: [solution.kept((t, a)) for a in range(context.rank(t) or 0)] for t in tensors})
-    own.live = _partial({t: solution.live(t) for t in tensors if t not in context.graph.constants})
-    if any(own.settled(t) and not context.settled(t) for t in own.live):
-        return own
-    for tensor, masks in own.kept.items():
-        constant = context.graph.constants.get(tensor)
-        if constant is not None and constant.size > MAX_CONSTANT:
-            continue
-        for axis, mask in enumerate(masks):
-            if (free_slices(tensor, axis, own)[0] & ~free_slices(tensor, axis, context)[0] & mask).any():
-                return own
-    return None
-
-
-def _partial(masks: dict[str, Demand]) -> dict[str, Demand]:
-    """Those of which something is left out."""
-    return {tensor: axes for tensor, axes in masks.items() if not all(mask.all() for mask in axes)}
+    return *solve(context, align=align), replaced
 
 
 def _propagated(graph: Graph, like: Context, *, bounds: bool) -> Context:

@@ -19,16 +19,16 @@ from ..ops.rule import Context
 MAX_ELEMENTS = 1 << 16
 
 
-def collapse_branches(context: Context) -> dict[str, str]:
+def collapse_branches(context: Context) -> set[str]:
     """Replace operands of broadcasting nodes that are known everywhere, and nodes that give a known output of the
     graph, in place in `context.graph`.
 
     Returns:
-        For each new constant's tensor id, the tensor that it replaces.
+        Tensor ids of the new constants.
     """
     graph = context.graph
     constant_only = graph.constant_only
-    replaced: dict[str, str] = {}
+    replaced: set[str] = set()
     for node in graph.nodes:
         inputs = list(node.inputs)
         for index, full in collapsible(node, context).items():
@@ -39,7 +39,7 @@ def collapse_branches(context: Context) -> dict[str, str]:
                     break
                 continue
             inputs[index] = _constant(context, name, node.index, index, fact)
-            replaced[inputs[index]] = name
+            replaced.add(inputs[index])
         if tuple(inputs) != node.inputs:
             graph.nodes[node.index] = replace(node, inputs=tuple(inputs))
     waiting = [name for name in graph.outputs if name not in constant_only]
@@ -51,15 +51,14 @@ def collapse_branches(context: Context) -> dict[str, str]:
     return replaced
 
 
-def _collapse_output(name: str, context: Context) -> dict[str, str]:
-    """Let a known output of the graph be a constant; the new constants, with the tensor that they replace."""
+def _collapse_output(name: str, context: Context) -> set[str]:
+    """Let a known output of the graph be a constant; the new constants."""
     graph = context.graph
     fact, giver = _known_output(name, context), graph.producer[name]
     assert fact is not None
     whole = _stretched(fact, context.shape(name))
     spread = whole is not None and whole.value.size > fact.value.size + fact.rank
     inputs = [_constant(context, name, giver.index, 0, fact if spread or whole is None else whole)]
-    new = {inputs[0]: name}
     if spread and whole is not None:  # smaller than the value at its full shape
         times = np.array(whole.value.shape, np.int64) // np.array(fact.value.shape, np.int64)
         inputs.append(_constant(context, name, giver.index, 1, constant(times)))
@@ -68,7 +67,7 @@ def _collapse_output(name: str, context: Context) -> dict[str, str]:
         giver, op=op, domain="", inputs=tuple(inputs), outputs=(name,), captured=(), select=None, chain=()
     )
     graph.forget_wiring()  # another output of a node that gave two may stand alone now
-    return new
+    return set(inputs)
 
 
 def _stretched(fact: Fact | None, shape: Shape | None) -> Fact | None:

@@ -67,21 +67,6 @@ class Solution:
         """Whether a tensor keeps slices whose value is not required."""
         return any((kept & ~live).any() for kept, live in zip(self._kept[tensor], self.live(tensor), strict=True))
 
-    def within(self, other: Solution, replaced: dict[str, str]) -> bool:
-        """Whether nothing is kept that `other` cuts. A constant is held against the tensor that it replaces, and knows
-        no more of it than what was live.
-        """
-        for tensor, masks in self._kept.items():
-            if tensor not in self._needed:
-                continue
-            before = replaced.get(tensor, tensor)
-            pairs = [*zip(masks, other._kept[before], strict=True)]
-            if tensor in replaced:
-                pairs += zip(self._live[tensor], other.live(before), strict=True)
-            if any(mask.size == theirs.size and (mask & ~theirs).any() for mask, theirs in pairs):
-                return False
-        return True
-
     # growth
 
     def active(self, node: Node) -> bool:
@@ -108,18 +93,13 @@ class Solution:
 
     def _demand(self, tensor: str, demand: Demand | None, why: int, node: int) -> None:
         """A reader needs the right values of `demand` (None: of everything)."""
-        whole = demand if demand is not None else everything(tensor, self.context)
-        nothing = not all(mask.any() for mask in whole)
         if tensor in self.context.graph.constant_only:  # always right; what stays of it is for ties and pins to say
             self._require(tensor)
-            for live, mask in zip(self._live[tensor], () if nothing else whole, strict=False):
-                live |= mask if mask.size == live.size else np.ones_like(live)
             return
-        if nothing:
+        whole = demand if demand is not None else everything(tensor, self.context)
+        if not all(mask.any() for mask in whole):
             return
-        if tensor not in self._needed:
-            self._needed.add(tensor)
-            self._touch(tensor)
+        self._require(tensor)
         for axis, mask in enumerate(whole):
             live = self._live[tensor][axis]
             if (mask & ~live).any():
@@ -175,12 +155,7 @@ class Solution:
         for index, demand in rule.reads(node, self.context, self).items():
             self._demand(node.inputs[index], demand, READ, node.index)
 
-    # choices: all fall on what an earlier solution kept, where there was one
-
-    def _before(self, port: Port) -> np.ndarray:
-        """What an earlier solution kept."""
-        masks, kept = self.context.kept.get(port[0]), self.kept(port)
-        return masks[port[1]] if masks is not None and masks[port[1]].size == kept.size else np.ones_like(kept)
+    # choices
 
     def empty(self) -> list[Port]:
         """Axes of needed tensors that nothing keeps: an operator cannot run on nothing."""
@@ -201,7 +176,7 @@ class Solution:
         for node in self.context.graph.nodes:
             for tie in self.ties[node.index] if self.active(node) else ():
                 if isinstance(tie, (EqualPerGroup, Blocks)):
-                    growth = tie.fill(self.kept, self._before)
+                    growth = tie.fill(self.kept)
                     if growth:
                         for port, mask in growth:
                             self._keep(port, mask, CHOICE, node.index)
@@ -215,7 +190,7 @@ class Solution:
             return False
         tensor, axis = empty[-1]  # furthest from the inputs: what is read keeps what it is made of
         mask = np.zeros_like(self.kept((tensor, axis)))
-        mask[self._before((tensor, axis)).argmax()] = True
+        mask[0] = True
         self.keep((tensor, axis), mask)
         return True
 
@@ -234,7 +209,7 @@ class Solution:
         if not lacking:
             return False
         port, (votes, values) = next(iter(lacking.items()))
-        best = np.lexsort((np.arange(votes.size), -values, -votes, ~(self._before(port) & (votes > 0))))[0]
+        best = np.lexsort((np.arange(votes.size), -values, -votes))[0]
         mask = np.zeros(votes.size, bool)
         mask[best] = True
         self.keep(port, mask)
@@ -270,8 +245,7 @@ class Solution:
             short = min(-count % multiple, mask.size - count)
             if short and count < mask.size:
                 more = np.zeros_like(mask)
-                free = np.flatnonzero(~mask)
-                more[free[np.argsort(~self._before(port)[free], kind="stable")][:short]] = True
+                more[np.flatnonzero(~mask)[:short]] = True
                 self.keep(port, more)
                 return True
         return False

@@ -42,6 +42,10 @@ def skeleton(model: Model) -> onnx.ModelProto:
     graph.name = source.graph.name or "graph"
     graph.input.extend(source.graph.input)
     graph.output.extend(source.graph.output)
+    if any(not dim.dim_value for value in graph.input for dim in value.type.tensor_type.shape.dim):
+        for value in graph.output:  # numbers declared there may be those of one example
+            for dim in value.type.tensor_type.shape.dim:
+                dim.Clear()
     graph.value_info.extend(source.graph.value_info)
     for tensor in source.graph.initializer:
         if np.prod([*tensor.dims], dtype=object) > SMALL or tensor.data_location == TensorProto.EXTERNAL:

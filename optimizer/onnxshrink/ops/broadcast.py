@@ -428,10 +428,11 @@ def collapsible(node: Node, context: Context) -> dict[int, bool]:
     data = [i for i, name in enumerate(node.inputs) if name]
     sizes = [context.shape(name) for name in node.inputs]
     found: dict[int, bool] = {}
-    known = [i for i in data if context.settled(node.inputs[i])]
+    facts = [context.fact(name) for name in node.inputs]
+    known = [i for i in data if (fact := facts[i]) is not None and fact.all_known]
     rest = [i for i in known if node.inputs[i] not in context.graph.constants]
     for index in rest:
-        fact = context.fact(node.inputs[index])
+        fact = facts[index]
         if isinstance(rule, PRelu) and index == 0:
             continue
         if fact is not None and any(alike(sizes[i], shape) for i in data if i != index):

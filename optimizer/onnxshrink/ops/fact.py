@@ -91,12 +91,12 @@ def unknown(rank: int, dtype: np.dtype) -> Fact:
 
 
 def denormal(value: np.ndarray) -> np.ndarray:
-    """Where values are so small that a runtime's approximation of an operator may give zero instead; 16-bit floats are
-    computed in wider ones.
+    """Where values are so small that a runtime's approximation of an operator may give another one, such as zero; those
+    for float64 are made for the range of float32. 16-bit floats are computed in wider ones.
     """
     if value.dtype not in (np.float32, np.float64):
         return np.zeros(value.shape, bool)
-    return np.asarray((value != 0) & (np.abs(value) < np.finfo(value.dtype).tiny))
+    return np.asarray((value != 0) & (np.abs(value) < np.finfo(np.float32).tiny))
 
 
 def collapse(fact: Fact | None) -> Fact | None:

@@ -25,15 +25,12 @@ Demand = list[np.ndarray]
 class Context:
     """What a rule may look at: the graph, the facts so far, and which dimension each element of a shape operand is.
 
-    `kept` is what an earlier solution left of a tensor: what is known there is known, whatever the rest may hold; of
-    what is not `live` nobody needs the right value. Nothing here changes during planning.
+    Nothing here changes during planning.
     """
 
     def __init__(self, graph: Graph, facts: dict[str, Fact]):
         self.graph, self.facts = graph, facts
         self.elements: dict[str, list[Dim]] = {}
-        self.kept: dict[str, Demand] = {}
-        self.live: dict[str, Demand] = {}
         self._patterns: dict[Any, Any] = {}
 
     @property
@@ -54,16 +51,6 @@ class Context:
 
     def fact(self, tensor: str) -> Fact | None:
         return self.facts.get(tensor) if tensor else None
-
-    def fact_within(self, tensor: str, axis: int | None = None) -> Fact | None:
-        """The fact of what an earlier solution left of a tensor, with the whole of `axis`."""
-        return _restricted(self.fact(tensor), self.kept.get(tensor, []), axis)
-
-    def settled(self, tensor: str) -> bool:
-        """Whether all is known of which an earlier solution needed the right value; of everything without one."""
-        live = self.live.get(tensor, [])
-        fact = _restricted(self.fact(tensor), live, None)
-        return fact is not None and (fact.all_known or not all(mask.any() for mask in live))
 
     def array(self, tensor: str) -> np.ndarray | None:
         """A tensor's values when all are known, at full shape; None otherwise."""
@@ -124,15 +111,6 @@ class State(Protocol):
     def live(self, tensor: str) -> Demand: ...
 
     def needed(self, tensor: str) -> bool: ...
-
-
-def _restricted(fact: Fact | None, masks: Demand, axis: int | None) -> Fact | None:
-    """The fact of some slices along each axis but one; of all of them where there is no mask, or none in it."""
-    for other, mask in enumerate(masks if fact is not None else ()):
-        if other != axis and mask.any() and not mask.all():
-            where = np.flatnonzero(mask)
-            fact = fact.map(lambda a, x=other, w=where: a.take(w, x) if a.shape[x] > 1 else a)  # type: ignore[union-attr]
-    return fact
 
 
 @dataclass
@@ -325,4 +303,4 @@ def free_slices(tensor: str, axis: int, context: Context) -> tuple[np.ndarray, n
     """Slices along an axis that hold one known value everywhere, as (mask [n], value [n] float64), cached."""
     size = context.size(tensor, axis) or 1
 
-    return context.cached((tensor, axis, "uniform"), lambda: slices(context.fact_within(tensor, axis), axis, size))
+    return context.cached((tensor, axis, "uniform"), lambda: slices(context.fact(tensor), axis, size))

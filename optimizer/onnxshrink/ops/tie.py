@@ -128,12 +128,8 @@ class EqualPerGroup:
                 growth += _growth(kept, port, mask.reshape(-1) | alive)
         return growth
 
-    def fill(self, kept: Kept, first: Kept | None = None) -> Growth:
-        """The choice: groups that hold too few channels take their first ones that were free.
-
-        Args:
-            first: slices that are taken before others.
-        """
+    def fill(self, kept: Kept) -> Growth:
+        """The choice: groups that hold too few channels take their first ones that were free."""
         x, y = kept(self.x).reshape(self.groups, -1), kept(self.y).reshape(self.groups, -1)
         alive = np.flatnonzero(x.any(axis=1) | y.any(axis=1))
         if not alive.size:
@@ -143,12 +139,11 @@ class EqualPerGroup:
         growth: Growth = []
         for port, mask in ((self.x, x), (self.y, y)):
             full = mask.copy()
-            liked = np.ones_like(mask) if first is None else first(port).reshape(mask.shape)
             runs = alive.reshape(-1, merged)
             target = max(1, int(mask[runs].sum(axis=(1, 2)).max()))
             for run in runs:
                 run_mask = full[run].reshape(-1)
-                free = _liked(np.flatnonzero(~run_mask), liked[run].reshape(-1))
+                free = np.flatnonzero(~run_mask)
                 run_mask[free[: target - int(run_mask.sum())]] = True
                 full[run] = run_mask.reshape(merged, -1)
             growth += _growth(kept, port, full.reshape(-1))
@@ -185,12 +180,8 @@ class Blocks:
             growth += _growth(kept, port, _with(kept(port), slices.reshape(-1)))
         return growth
 
-    def fill(self, kept: Kept, first: Kept | None = None) -> Growth:
-        """The choice: blocks that hold too few slices take their first ones that were free.
-
-        Args:
-            first: slices that are taken before others.
-        """
+    def fill(self, kept: Kept) -> Growth:
+        """The choice: blocks that hold too few slices take their first ones that were free."""
         alive = np.flatnonzero(self._alive(kept))
         growth: Growth = []
         for port, index in zip(self.ports, self.index, strict=True):
@@ -198,14 +189,8 @@ class Blocks:
             target = max(1, int(mask.sum(axis=1).max(initial=0)))
             for block in alive:
                 free = index[block][~mask[block]]
-                free = free if first is None else _liked(free, first(port))
                 growth += _growth(kept, port, _with(kept(port), free[: target - int(mask[block].sum())]))
         return growth
-
-
-def _liked(free: np.ndarray, liked: np.ndarray) -> np.ndarray:
-    """The same slices in the same order, those that are liked first."""
-    return np.concatenate([free[liked[free]], free[~liked[free]]])
 
 
 def _with(mask: np.ndarray, slices: np.ndarray) -> np.ndarray:

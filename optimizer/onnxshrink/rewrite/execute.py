@@ -35,12 +35,12 @@ class Execution:
     computed: dict[str, np.ndarray] = field(default_factory=dict)
 
 
-def execute(solution: Solution, replaced: dict[str, str], changed: set[str], *, altered: bool = False) -> Execution:
+def execute(solution: Solution, replaced: set[str], changed: set[str], *, altered: bool = False) -> Execution:
     """Rewrite the model for a solution.
 
     Args:
         solution: live and kept of every tensor.
-        replaced: operands that became constants (`collapse_branches`).
+        replaced: constants that took the place of operands (`collapse_branches`).
         changed: constants whose values were changed by lowering (negligible weights set to zero).
         altered: the graph's model is another one than its source already: bodies were cut.
     """
@@ -60,9 +60,7 @@ def execute(solution: Solution, replaced: dict[str, str], changed: set[str], *, 
             rewrite = _merged(rewrite, rewrite_collapsed(node, cut))
         rewrites[node.index] = rewrite
         if node.chain and rewrite == Rewrite():
-            staying |= {
-                inner.index: inner for inner in node.chain if inner.index == node.index or not cut.active(inner)
-            }
+            staying |= _staying(node, cut)
         else:
             names.arrays(node, rewrite)
     for node in staying.values():

@@ -16,11 +16,12 @@ Schema (version 1), all indices into the original:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+from onnx import numpy_helper
 
 from ..channels.plan import Plan
 from ..channels.solve import Solution
@@ -34,8 +35,70 @@ from .execute import Execution
 VERSION = 1
 
 
-def make_map(solution: Solution, plan: Plan, execution: Execution, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The map of a result, ready for JSON."""
+class Step(Protocol):
+    """One pass: what was found and what was made of it."""
+
+    @property
+    def solution(self) -> Solution: ...
+
+    @property
+    def plan(self) -> Plan: ...
+
+    @property
+    def execution(self) -> Execution: ...
+
+
+def make_map(steps: Sequence[Step], plan: Plan, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The map of a result, ready for JSON.
+
+    Args:
+        steps: at least one.
+        plan: of all of them.
+    """
+    graph = steps[0].solution.context.graph
+    weights = _weights(steps[0])
+    for step in steps[1:]:
+        weights = _joined(weights, _weights(step), step)
+    return {
+        "version": VERSION,
+        "source": {"sha256": graph.model.digest(), "opset": graph.model.opset},
+        "options": dict(options),
+        "tensors": {
+            tensor: {str(a): kept for a, kept in axes.items()}
+            for tensor, axes in plan.kept.items()
+            if tensor not in graph.constants
+        },
+        "weights": weights,
+        "absorbed": [asdict(item) for item in plan.absorbed],
+        "negligible": plan.negligible,
+        "removed": plan.removed_nodes,
+    }
+
+
+def _joined(before: list[dict[str, Any]], after: list[dict[str, Any]], step: Step) -> list[dict[str, Any]]:
+    """The entries of two steps as one: what both of them changed is written down."""
+    model = step.execution.model
+    arrays = {t.name: t for t in model.graph.initializer}
+    later = {(entry["node"], entry["input"]): entry for entry in after}
+    joined = []
+    for entry in before:
+        further = later.pop((entry["node"], entry["input"]), None)
+        if entry["node"] in step.plan.removed_nodes or (further or entry)["result"] not in arrays:
+            continue
+        if further is not None:
+            value = numpy_helper.to_array(arrays[further["result"]])
+            axes = dict(entry["axes"])
+            for axis, kept in further["axes"].items():
+                axes[axis] = [axes[axis][i] for i in kept] if axis in axes else kept
+            entry = {k: v for k, v in entry.items() if k != "group"} | {"result": further["result"], "axes": axes}
+            entry |= {"dtype": str(value.dtype), "value": value.tolist()}
+        joined.append(entry)
+    return [*joined, *later.values()]
+
+
+def _weights(step: Step) -> list[dict[str, Any]]:
+    """What became of the constant operands of each node."""
+    solution, execution = step.solution, step.execution
     graph, cut = solution.context.graph, PlannedCut(solution)
     weights = []
     for node in graph.nodes:
@@ -76,20 +139,7 @@ def make_map(solution: Solution, plan: Plan, execution: Execution, options: Mapp
             weights.append(entry)
         if rewrite is not None:
             weights += _added(node, rewrite, execution)
-    return {
-        "version": VERSION,
-        "source": {"sha256": graph.model.digest(), "opset": graph.model.opset},
-        "options": dict(options),
-        "tensors": {
-            tensor: {str(a): kept for a, kept in axes.items()}
-            for tensor, axes in plan.kept.items()
-            if tensor not in graph.constants
-        },
-        "weights": weights,
-        "absorbed": [asdict(item) for item in plan.absorbed],
-        "negligible": plan.negligible,
-        "removed": plan.removed_nodes,
-    }
+    return weights
 
 
 def _added(node: Node, rewrite: Rewrite, execution: Execution) -> list[dict[str, Any]]:

@@ -76,6 +76,16 @@ class Planted:
     def passed(self) -> bool:
         return not self.broken
 
+    def __add__(self, other: Planted) -> Planted:
+        """Both tests as one."""
+        return Planted(
+            self.unread + other.unread,
+            max(self.moved, other.moved),
+            self.known + other.known,
+            max(self.off, other.off),
+            self.broken + other.broken,
+        )
+
 
 def example(
     path: Path, input_shapes: Mapping[str, tuple[int, ...]] | None = None, input_ranges: Ranges | None = None

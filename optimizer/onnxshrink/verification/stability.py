@@ -38,6 +38,9 @@ BASES: dict[int, float] = {
     TensorProto.BFLOAT16: 2e-2,
 }
 
+FACTOR = 2e-7
+"""The base of a MatMul of float64 beside a factor: ONNX Runtime fuses a constant one into it, in float32."""
+
 
 def base_of(kind: int) -> float:
     """The base of an element type; that of bfloat16 for float types without one of their own."""
@@ -122,7 +125,8 @@ def captured(graph: onnx.GraphProto) -> set[str]:
     return names
 
 
-def _walk(nodes: Iterable[onnx.NodeProto], facts: Facts, result: Stability, given: set[str], used: set[str]) -> None:
+def _walk(nodes: Collection[onnx.NodeProto], facts: Facts, result: Stability, given: set[str], used: set[str]) -> None:
+    factors = {name for node in nodes if node.op_type in ("Mul", "Div") for name in (*node.input, *node.output)}
     for node in nodes:
         kinds = [facts.types.get(o, 0) for o in node.output]
         level = max((result.level(i) for i in node.input if i), default=Level.CONSTANT)
@@ -143,7 +147,8 @@ def _walk(nodes: Iterable[onnx.NodeProto], facts: Facts, result: Stability, give
             if name and name not in given:
                 result.levels[name] = level
                 if level >= Level.ROUNDED:
-                    result.bases[name] = max(base, BASES.get(kind, 0.0))
+                    fused = kind == TensorProto.DOUBLE and node.op_type == "MatMul" and factors & {*node.input, name}
+                    result.bases[name] = max(base, FACTOR if fused else BASES.get(kind, 0.0))
 
 
 def requantizes(node: onnx.NodeProto) -> bool:

@@ -16,23 +16,50 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 
+from tests.zoo import oracle
+
 from .campaign import Tally, run_seed
+from .generate import random_model
 
 BLOCK = 50
 
 
-def block(first: int, shrink_for: float) -> Tally:
-    """The tally of the seeds `first` to `first` + BLOCK."""
+def block(first: int, shrink_for: float, count: int = BLOCK) -> Tally:
+    """The tally of the seeds `first` to `first` + count."""
     tally = Tally()
-    for seed in range(first, first + BLOCK):
+    for seed in range(first, first + count):
         run_seed(seed, tally, shrink_for=shrink_for)
     return tally
+
+
+def original(seed: int) -> None:
+    """Load the graph of a seed as it is; ONNX Runtime's optimizations do not survive some."""
+    oracle.session(random_model(seed), optimize=True, threads=1)
+
+
+def one_by_one(first: int, shrink_for: float) -> Tally:
+    """The tally of a block in which a process died: each seed has one of its own."""
+    total = Tally()
+    for seed in range(first, first + BLOCK):
+        try:
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+                total.merge(pool.submit(block, seed, shrink_for, 1).result())
+        except BrokenProcessPool:
+            try:
+                with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+                    pool.submit(original, seed).result()
+            except BrokenProcessPool:
+                total.states["the runtime dies of the original"] += 1
+            else:
+                total.findings.append({"seed": seed, "kind": "died", "what": "the process died", "text": ""})
+                total.states["finding"] += 1
+    return total
 
 
 def campaign(seconds: float, graphs: int, first: int, processes: int, log: Path | None, shrink_for: float) -> Tally:
     """Blocks until the time or the number of graphs is used up.
 
-    A block whose process dies is a finding too: its seeds are noted, to be run one by one.
+    The seeds of a block whose process dies are examined one by one.
     """
     total, start = _resumed(log)
     following = max(first, start)
@@ -57,11 +84,11 @@ def campaign(seconds: float, graphs: int, first: int, processes: int, log: Path 
                         done += tally.graphs
                         _report(total, tally, following, time.monotonic() - began, done, log)
             except BrokenProcessPool:
-                for seed in running.values():
-                    what = f"the process died in seeds {seed} to {seed + BLOCK - 1}"
-                    total.findings.append({"seed": seed, "kind": "died", "what": what, "text": ""})
-                    total.states["died"] += BLOCK
-                    done += BLOCK
+                for first_seed in running.values():
+                    tally = one_by_one(first_seed, shrink_for)
+                    total.merge(tally)
+                    done += tally.graphs
+                    _report(total, tally, following, time.monotonic() - began, done, log)
     return total
 
 

@@ -127,7 +127,9 @@ def pool(m: Maker) -> None:
     x = image(m)
     dims = x.rank - 2
     op = m.choice(["MaxPool", "AveragePool", "AveragePool", "LpPool"])
-    kernel = [m.choice([k for k in (1, 2, 3) if k <= min(s[2 + a] for s in x.shapes)]) for a in range(dims)]
+    # ONNX Runtime moves a Pad into the MaxPool behind it, and refuses the result if the kernel is not longer
+    sizes = (2, 3) if op == "MaxPool" else (1, 2, 3)
+    kernel = [m.choice([k for k in sizes if k <= min(s[2 + a] for s in x.shapes)] or [1]) for a in range(dims)]
     attributes: dict[str, object] = {"kernel_shape": kernel}
     strides = _even(dims, 1, 2, m) if m.chance(0.5) else [1] * dims
     attributes["strides"] = strides

@@ -32,7 +32,7 @@ def main() -> None:
     """The command `onnxshrink`: every error is one line and an exit code."""
     show = "--traceback" in sys.argv
     try:
-        code = cli.main(standalone_mode=False)
+        code = cli.main(prog_name="onnxshrink", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.Abort:
         sys.exit(130)

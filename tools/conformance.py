@@ -1,6 +1,6 @@
 """Run the conformance suites and print, for each, what became of its cases.
 
-    python tools/conformance.py [SUITE ...] [--only TEXT] [--markdown] [--json FILE]
+    python tools/conformance.py [SUITE ...] [--only TEXT] [--json FILE] [--write]
 
 Suites are named by their module in tests/conformance, for example node_cases; all of them are run without a name. The
 tests run the same modules, a part of their cases by default and all of them with `-m slow`.
@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tests.conformance.outcome import STATES, Outcome, Suite, run_suite
+from tools.page import write_section
 from tools.table import table
 
 SUITES = ("node_cases", "wheel_cases", "architectures", "published", "tool_order")
@@ -63,8 +64,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Run the conformance suites and print a table.")
     parser.add_argument("suites", nargs="*", default=SUITES, help=f"of {', '.join(SUITES)}; all without a name")
     parser.add_argument("--only", default="", help="cases whose name contains this")
-    parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     parser.add_argument("--json", type=Path, help="write all outcomes here")
+    parser.add_argument("--write", action="store_true", help="write the section of docs/results.md")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")  # of operators outside of their domain, on planted zeros
     rows, everything = [HEADER], {}
@@ -81,15 +82,17 @@ def main() -> None:
             outcomes = run_suite(suite, names, lambda _, task=task: progress.advance(task))
             everything[module] = outcomes
             rows.append(tuple(row_of(suite.NAME, outcomes)))
-    print(table(rows, markdown=arguments.markdown))
+    told = []
     for module, outcomes in everything.items():
-        for outcome in outcomes:
-            if outcome.state == "failed":
-                print(f"\nfailed: {module}: {outcome.case}: {outcome.reason}")
+        told += [f"failed: {module}: {o.case}: {o.reason}" for o in outcomes if o.state == "failed"]
         if blocked := blocking(outcomes):
-            print(f"\n{module}: nothing goes around {', '.join(blocked)}")
+            told.append(f"{module}: nothing goes around {', '.join(blocked)}")
         if held := holding(outcomes):
-            print(f"\n{module}: something stays that could go:\n" + "\n".join(held))
+            told.append("\n".join([f"{module}: something stays that could go:", *held]))
+    print("\n\n".join([table(rows, markdown=False), *told]))
+    if arguments.write:
+        text = "\n\n".join([table(rows, markdown=True), *(line.replace("\n", "\n- ") for line in told)])
+        write_section("conformance", "Conformance suites", "python tools/conformance.py --write", text)
     if arguments.json is not None:
         data = {module: [asdict(outcome) for outcome in outcomes] for module, outcomes in everything.items()}
         arguments.json.write_text(json.dumps(data, indent=1), encoding="utf-8")

@@ -21,22 +21,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # tools, from wherever this is started
 
+from tools.page import write_section
 from tools.pruning_rows import all_rows
 from tools.pruning_tables import section
 
-RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results.md"
-BEGIN, END = "<!-- pruning: begin -->", "<!-- pruning: end -->"
-
-
-def write(text: str) -> None:
-    """Put the section between the markers of docs/results.md, at its end where there are none yet."""
-    before = RESULTS.read_text(encoding="utf-8")
-    if BEGIN not in before:
-        before = before.rstrip("\n") + f"\n\n## Pruning with known loss\n\n{BEGIN}\n{END}\n"
-    head, _, rest = before.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    command = "    python tools/pruning_results.py FOLDER --data DATA --models MODELS --write"
-    RESULTS.write_text(f"{head}{BEGIN}\n{command}\n\n{text}\n{END}{tail}", encoding="utf-8")
+COMMAND = "python tools/pruning_results.py FOLDER --data DATA --models MODELS --write"
 
 
 def main() -> None:
@@ -60,7 +49,7 @@ def main() -> None:
             row.run(arguments.folder)
     text = section(arguments.folder, rows)
     if arguments.write:
-        write(text)
+        write_section("pruning", "Pruning with known loss", COMMAND, text)
     else:
         print(text)
 

@@ -28,11 +28,12 @@ from evaluate import score
 
 import onnxshrink
 from onnxshrink.gates.training import read_log
+from tools.page import write_section
 from tools.table import table
 
 ROOT = Path(__file__).resolve().parent.parent
-BEGIN, END = "<!-- training: begin -->", "<!-- training: end -->"
-RESULTS, PICTURE = ROOT / "docs" / "results.md", ROOT / "docs" / "convergence.png"
+COMMAND = "python tools/training_results.py RUNS --data FOLDER --run --write"
+PICTURE = ROOT / "docs" / "convergence.png"
 SEARCHES = {"none": "dense", "uniform": "uniform L1", "importance": "gates, importance", "relaxation": "gates, relaxed"}
 
 
@@ -206,17 +207,6 @@ def curves(rows: Sequence[Row], runs: Path, seeds: Sequence[int], picture: Path)
     figure.savefig(picture, dpi=100)
 
 
-def write(text: str) -> None:
-    """Put the section between the markers of docs/results.md, at its end where there are none yet."""
-    before = RESULTS.read_text(encoding="utf-8")
-    if BEGIN not in before:
-        before += f"\n## Networks trained with gates\n\n{BEGIN}\n{END}\n"
-    head, _, rest = before.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    command = "    python tools/training_results.py RUNS --data FOLDER --run --write"
-    RESULTS.write_text(f"{head}{BEGIN}\n{command}\n\n{text}\n{END}{tail}", encoding="utf-8")
-
-
 def main() -> None:
     """Run, collect, print or write."""
     parser = argparse.ArgumentParser(description="The table of trained networks.")
@@ -239,7 +229,7 @@ def main() -> None:
     picture = PICTURE if arguments.write else None
     text = section(rows, arguments.runs.resolve(), arguments.data, seeds, arguments.seconds, picture)
     if arguments.write:
-        write(text)
+        write_section("training", "Networks trained with gates", COMMAND, text)
     else:
         print(text)
 

@@ -45,19 +45,6 @@ def test_rows_have_mean_and_spread_or_say_not_run(tool, tmp_path):
     assert (tmp_path / "curves.png").exists()
 
 
-def test_the_section_goes_between_its_markers(tool, tmp_path, monkeypatch):
-    page = tmp_path / "results.md"
-    monkeypatch.setattr(tool, "RESULTS", page)
-    page.write_text("# Results\n\nbefore\n")
-    for text in ("first", "second"):
-        tool.write(text)
-        content = page.read_text()
-        assert content.count(tool.BEGIN) == content.count(tool.END) == 1
-        assert content.startswith("# Results\n\nbefore\n")
-        assert text in content
-    assert "first" not in content
-
-
 def test_every_row_has_a_recipe_that_takes_it(tool, tmp_path):
     import catalogue
 

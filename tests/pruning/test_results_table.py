@@ -76,19 +76,6 @@ def test_a_row_is_run_once_and_a_failure_is_a_row(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.partial"))
 
 
-def test_the_section_goes_between_its_markers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = tmp_path / "results.md"
-    page.write_text("# Results\n\nbefore\n")
-    monkeypatch.setattr(pruning_results, "RESULTS", page)
-    pruning_results.write("one")
-    page.write_text(page.read_text() + "\nafter\n")
-    pruning_results.write("two")
-    text = page.read_text()
-    assert text.index("before") < text.index("two") < text.index("after")
-    assert "one" not in text
-    assert text.count(pruning_results.BEGIN) == text.count(pruning_results.END) == 1
-
-
 def test_names_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["tool", str(tmp_path), "--data", str(tmp_path), "--only", "resnet21"])
     with pytest.raises(SystemExit, match="no group or row resnet21; groups: resnet20, resnet50-scoring"):

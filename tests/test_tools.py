@@ -1,0 +1,36 @@
+"""What maintainers' tools write into docs/results.md."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from tests.fuzz.campaign import Tally
+from tools.fuzzer import section
+from tools.page import write_section
+
+
+def test_sections_go_between_their_markers(tmp_path: Path) -> None:
+    page = tmp_path / "results.md"
+    page.write_text("# Results\n\nbefore\n")
+    write_section("one", "One", "python one", "first", page)
+    write_section("two", "Two", "python two", "second", page)
+    page.write_text(page.read_text() + "\nafter\n")
+    write_section("one", "One", "python one", "third", page)
+    text = page.read_text()
+    places = [text.index(what) for what in ("before", "## One", "python one", "third", "## Two", "second", "after")]
+    assert places == sorted(places)
+    assert "first" not in text
+    assert text.count("<!-- one: begin -->") == text.count("<!-- one: end -->") == 1
+
+
+def test_findings_of_the_fuzzer_are_told() -> None:
+    tally = Tally(Counter(equal=3, unchanged=2, finding=1), {"Conv>Relu": [4, 1], "Relu>Conv": [5, 0]})
+    assert "No finding." in section(tally, 1)
+    tally.findings.append({"seed": 7, "kind": "again", "what": "the result is cut again", "text": ""})
+    text = section(tally, 1)
+    assert "- seed 7: again: the result is cut again" in text
+    assert "2 operators in 2 pairs of neighbours; something was cut across 1 of these" in text
+    assert "| Relu → Conv | 5 | 0 |" in text
+    assert "Conv → Relu" not in text
+    assert "| graphs | 6 |" in text

@@ -30,7 +30,7 @@ def test_findings_of_the_fuzzer_are_told() -> None:
     tally.findings.append({"seed": 7, "kind": "again", "what": "the result is cut again", "text": ""})
     text = section(tally, 1)
     assert "- seed 7: again: the result is cut again" in text
-    assert "2 operators in 2 pairs of neighbours; something was cut across 1 of these" in text
+    assert "2 operators in 2 pairs of neighbours, of which 1 were cut across" in text
     assert "| Relu → Conv | 5 | 0 |" in text
     assert "Conv → Relu" not in text
     assert "| graphs | 6 |" in text

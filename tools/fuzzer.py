@@ -26,7 +26,7 @@ def section(tally: Tally, pairs: int) -> str:
     names = {name for pair in tally.pairs for name in pair.split(">")}
     cut = sum(1 for _, times in tally.pairs.values() if times)
     covered = [
-        f"{len(names)} operators in {len(tally.pairs):,} pairs of neighbours; something was cut across {cut:,} of these",
+        f"{len(names)} operators in {len(tally.pairs):,} pairs of neighbours, of which {cut:,} were cut across",
         f"{tally.rounding:,} graphs differ by rounding alone; {tally.removed:,} weights went",
     ]
     found = [f"- seed {f['seed']}: {f['kind']}: {f['what']}" for f in tally.findings] or ["No finding."]

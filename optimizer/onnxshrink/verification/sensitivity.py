@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from ..graph.model import tensors
 from .compare import difference, is_float
 from .pool import BIG, PLAIN, Arrays, Pool
 from .variants import Source
@@ -78,12 +79,13 @@ def _shaken(value: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _jittered(source: Source) -> bytes:
-    """The original with noise in the last bit of its weights; tensors of rank below 2 may be sizes or thresholds."""
+    """The original with noise in the last bit of its weights, those in bodies too; tensors of rank below 2 may be sizes
+    or thresholds.
+    """
     rng = np.random.default_rng(0)
     model = onnx.ModelProto()
     model.CopyFrom(source.model)
-    constants = [a.t for n in model.graph.node if n.op_type == "Constant" for a in n.attribute if a.name == "value"]
-    for tensor in [*model.graph.initializer, *constants]:
+    for tensor in tensors(model.graph):
         if len(tensor.dims) < 2:
             continue
         array = source.file.array(tensor)

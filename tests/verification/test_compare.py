@@ -87,6 +87,21 @@ def test_levels_are_compared_with_their_own() -> None:
     assert both.floor == pytest.approx(5e-5)
 
 
+def test_noise_with_optimizations_excuses_only_what_differs_with_them() -> None:
+    y = np.linspace(1, 100, 100)
+    shift = 100 * np.eye(100)[50]
+
+    def judged(off: float, on: float):
+        return judge("y", 1e-5, {"off": y, "on": y}, {"off": y + off * shift, "on": y + on * shift})
+
+    noise = {"off": 1e-6, "on": 1e-5}
+    assert judged(0, 2.9e-5).failed
+    assert judged(0, 2.9e-5).with_noise(noise).passed
+    assert judged(0, 3.1e-5).with_noise(noise).failed
+    assert judged(2.9e-5, 0).with_noise(noise).failed
+    assert judged(2.9e-5, 2.9e-5).with_noise({"off": 1e-5}).passed
+
+
 def test_a_few_steps_of_one_size_tell_nothing() -> None:
     step = np.float32(2.98e-8)
     assert not telling(np.where(np.arange(1000) < 5, 3 * step, 0).astype(np.float32))

@@ -8,7 +8,7 @@ no evidence: half a broken Conv would pass under it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -25,6 +25,7 @@ class Judgement:
 
     `errors` has the difference by optimization level, "off" and "on"; `worst` is the largest of them. `telling` is
     false where the original's values themselves could hide a defect: mostly not finite, or of a few values only.
+    `noise` is what rounding alone was seen to do at a level, besides the floor.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Judgement:
     errors: Mapping[str, Difference]
     spread: float
     telling: bool
+    noise: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def worst(self) -> Difference:
@@ -42,9 +44,13 @@ class Judgement:
     def error(self) -> float:
         return self.worst.relative
 
+    def bound_at(self, level: str) -> float:
+        """What may differ at one level."""
+        return max(self.base, FLOORS * max(self.floor, self.noise.get(level, 0.0)))
+
     @property
     def bound(self) -> float:
-        return max(self.base, FLOORS * self.floor)
+        return max((self.bound_at(level) for level in self.errors), default=self.bound_at("off"))
 
     @property
     def evidence(self) -> bool:
@@ -53,7 +59,7 @@ class Judgement:
 
     @property
     def exceeds(self) -> bool:
-        return self.error > self.bound
+        return any(error.relative > self.bound_at(level) for level, error in self.errors.items())
 
     @property
     def failed(self) -> bool:
@@ -66,6 +72,10 @@ class Judgement:
     def with_floor(self, floor: float) -> Judgement:
         """The same with a floor that is at least `floor`."""
         return replace(self, floor=max(self.floor, floor))
+
+    def with_noise(self, noise: Mapping[str, float]) -> Judgement:
+        """The same with what rounding alone does at each level; without optimizations that is a floor for both."""
+        return replace(self.with_floor(noise.get("off", 0.0)), noise=noise)
 
 
 def limit(base: float) -> float:

@@ -256,8 +256,9 @@ class Comparison:
         for trial in trials:
             trial.judged = self._judge(trial)
             if any(j.failed for j in trial.judged):
-                floors = jitter(self.pool, trial.case.feeds, 1 if self.slow else 2)
-                trial.judged = [j.with_floor(floors.get(j.name, 0.0)) if j.base else j for j in trial.judged]
+                levels = {level: LEVELS[level] for level in trial.got}
+                noise = jitter(self.pool, trial.case.feeds, 1 if self.slow else 2, levels)
+                trial.judged = [j.with_noise(noise.get(j.name, {})) if j.base else j for j in trial.judged]
 
     def _judge(self, trial: Trial) -> list[Judgement]:
         judged = []
@@ -285,7 +286,7 @@ class Comparison:
         for trial in [t for t in self.trials if t.got][:_JITTERED_TRIALS]:
             value = trial.expected["off"][name]
             judgement = judge(name, self.base(self.output_of(name), value), *self.values(trial, name))
-            found.append(judgement.with_floor(jitter(self.pool, trial.case.feeds).get(name, 0.0)))
+            found.append(judgement.with_noise(jitter(self.pool, trial.case.feeds).get(name, {})))
         floor = max((j.floor for j in found), default=0.0)
         return max((j.with_floor(floor) for j in found), key=lambda j: j.error, default=None)
 

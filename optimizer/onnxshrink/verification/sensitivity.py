@@ -18,25 +18,39 @@ from .pool import BIG, PLAIN, Arrays, Pool
 from .variants import Source
 
 _JITTERED = "jittered"
+OFF = {"off": False}
 
 
-def jitter(pool: Pool, feeds: Mapping[str, np.ndarray], samples: int = 2) -> dict[str, float]:
+def jitter(
+    pool: Pool, feeds: Mapping[str, np.ndarray], samples: int = 2, levels: Mapping[str, bool] = OFF
+) -> dict[str, dict[str, float]]:
     """Largest change of each output, relative to max|y|, when the last bit of weights and inputs moves at random.
 
     Weights that are too large to be held once more stay as they are.
+
+    Args:
+        pool: sessions.
+        feeds: inputs.
+        samples: how often.
+        levels: names of optimization levels, and whether optimizations are on there: other kernels round elsewhere.
+
+    Returns:
+        By output, the change at each level.
     """
     source = pool.sources["original"]
     variant = PLAIN
     if source.bytes_of_weights() <= BIG:
         pool.define("original", _JITTERED, lambda: _jittered(source))
         variant = _JITTERED
-    still = pool.run("original", PLAIN, False, feeds)
-    worst = dict.fromkeys(still, 0.0)
-    for seed in range(samples):
-        rng = np.random.default_rng(seed)
-        moved = pool.run("original", variant, False, {name: _shaken(v, rng) for name, v in feeds.items()})
-        for name, change in _changes(still, moved).items():
-            worst[name] = max(worst[name], change)
+    worst: dict[str, dict[str, float]] = {}
+    for level, optimize in levels.items():
+        still = pool.run("original", PLAIN, optimize, feeds)
+        for seed in range(samples):
+            rng = np.random.default_rng(seed)
+            shaken = {name: _shaken(value, rng) for name, value in feeds.items()}
+            for name, change in _changes(still, pool.run("original", variant, optimize, shaken)).items():
+                own = worst.setdefault(name, {})
+                own[level] = max(own.get(level, 0.0), change)
     return worst
 
 

@@ -65,20 +65,20 @@ def values(found: object) -> np.ndarray:
 def test_scaling_and_layout(folder: Path, pixels: str, scaled) -> None:  # type: ignore[no-untyped-def]
     expected = scaled(by_hand(folder, 8, 10))
     last = values(load(model_of("n", 8, 10, 3), folder, 100, pixels))
-    assert np.allclose(last, expected, atol=1e-3)
+    assert np.allclose(last, expected, atol=1e-5)
     first = values(load(model_of("n", 3, 8, 10), folder, 100, pixels))
     assert first.dtype == np.float32
-    assert np.allclose(first, expected.transpose(0, 3, 1, 2), atol=1e-3)
+    assert np.allclose(first, expected.transpose(0, 3, 1, 2), atol=1e-5)
 
 
 def test_grey_bytes_fixed_batches_and_open_sizes(folder: Path) -> None:
     grey = values(load(model_of(1, 1, 8, 8), folder, 100, "0,255"))
-    assert np.allclose(grey[:, 0], by_hand(folder, 8, 8, "L")[..., 0], atol=1e-3)
+    assert np.allclose(grey[:, 0], by_hand(folder, 8, 8, "L")[..., 0], atol=1e-5)
     raw = load(model_of("n", 8, 8, 3, dtype=TensorProto.UINT8), folder, 100)
     assert np.array_equal(values(raw), by_hand(folder, 8, 8))
     pairs = load(model_of(2, 3, 8, 8), folder, 100, "0,1")
     assert len(pairs) == 6
-    assert np.allclose(values(pairs).transpose(0, 2, 3, 1), by_hand(folder, 8, 8) / 255, atol=1e-3)
+    assert np.allclose(values(pairs).transpose(0, 2, 3, 1), by_hand(folder, 8, 8) / 255, atol=1e-5)
     sized = load(model_of("n", 3, "h", "w"), folder, 100, "0,1", {"x": (1, 3, 6, 4)})
     assert values(sized).shape == (12, 3, 6, 4)
 

@@ -256,9 +256,13 @@ class Comparison:
         for trial in trials:
             trial.judged = self._judge(trial)
             if any(j.failed for j in trial.judged):
-                levels = {level: LEVELS[level] for level in trial.got}
-                noise = jitter(self.pool, trial.case.feeds, 1 if self.slow else 2, levels)
-                trial.judged = [j.with_noise(noise.get(j.name, {})) if j.base else j for j in trial.judged]
+                trial.judged = self.with_noise(trial.judged, trial.case.feeds, PLAIN)
+
+    def with_noise(self, judged: Sequence[Judgement], feeds: Feeds, variant: str) -> list[Judgement]:
+        """Judgements that know what rounding alone does in a variant of the original, before one counts as a defect."""
+        levels = {level: LEVELS[level] for j in judged for level in j.errors}
+        noise = jitter(self.pool, feeds, 1 if self.slow else 2, levels, variant)
+        return [j.with_noise(noise.get(j.name, {})) if j.base else j for j in judged]
 
     def _judge(self, trial: Trial) -> list[Judgement]:
         judged = []

@@ -247,6 +247,8 @@ class _Piecewise:
                     continue
                 before = {k: v[name] for k, v in expected.items() if name in v}
                 judged.append(self._judge(name, before, {k: v[name] for k, v in got.items() if name in v}))
+            if any(j.failed and j.base for j in judged):
+                judged = self.c.with_noise(judged, self._feeds(trial, value, given), PIECES)
             self.found.judged.append(judged)
             for judgement in judged:
                 if judgement.failed and judgement.name not in self.a.outputs:

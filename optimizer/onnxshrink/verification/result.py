@@ -34,7 +34,8 @@ class Verification:
     """Whether a result computes what its original computes.
 
     `state` is "passed", "failed" or "unverified" (nothing speaks against it, but no draw could have shown a defect;
-    `notes` says why). `max_abs`, `max_rel` (to max|y|) and `worst_*` are over the outputs in draws that are evidence;
+    `notes` says why). `max_abs`, `max_rel` (to max|y|), `bound` and `worst_*` are over the outputs in draws that are
+    evidence, the latter three of one output in one draw: the largest difference, or the largest that failed;
     `min_tolerance` is the smallest relative tolerance that would have passed everything that was compared, inner
     tensors included. `worst_index` is the place of the largest difference in `worst_output`.
     """

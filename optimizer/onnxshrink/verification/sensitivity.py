@@ -22,33 +22,38 @@ OFF = {"off": False}
 
 
 def jitter(
-    pool: Pool, feeds: Mapping[str, np.ndarray], samples: int = 2, levels: Mapping[str, bool] = OFF
+    pool: Pool,
+    feeds: Mapping[str, np.ndarray],
+    samples: int = 2,
+    levels: Mapping[str, bool] = OFF,
+    variant: str = PLAIN,
 ) -> dict[str, dict[str, float]]:
     """Largest change of each output, relative to max|y|, when the last bit of weights and inputs moves at random.
 
-    Weights that are too large to be held once more stay as they are.
+    Weights that are too large to be held once more stay as they are, and so do those of any variant but the plain one.
 
     Args:
         pool: sessions.
         feeds: inputs.
         samples: how often.
         levels: names of optimization levels, and whether optimizations are on there: other kernels round elsewhere.
+        variant: of the original; what is given to it are inputs like any other.
 
     Returns:
         By output, the change at each level.
     """
     source = pool.sources["original"]
-    variant = PLAIN
-    if source.bytes_of_weights() <= BIG:
+    shaking = variant
+    if variant == PLAIN and source.bytes_of_weights() <= BIG:
         pool.define("original", _JITTERED, lambda: _jittered(source))
-        variant = _JITTERED
+        shaking = _JITTERED
     worst: dict[str, dict[str, float]] = {}
     for level, optimize in levels.items():
-        still = pool.run("original", PLAIN, optimize, feeds)
+        still = pool.run("original", variant, optimize, feeds)
         for seed in range(samples):
             rng = np.random.default_rng(seed)
             shaken = {name: _shaken(value, rng) for name, value in feeds.items()}
-            for name, change in _changes(still, pool.run("original", variant, optimize, shaken)).items():
+            for name, change in _changes(still, pool.run("original", shaking, optimize, shaken)).items():
                 own = worst.setdefault(name, {})
                 own[level] = max(own.get(level, 0.0), change)
     return worst

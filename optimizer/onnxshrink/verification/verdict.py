@@ -147,7 +147,7 @@ class _Case:
         compared = [j for t in trials for j in rows[id(t)] if j.evidence and j.errors]
         # Outputs are what is told; inner tensors only where no output could be compared as a whole.
         counted = [j for j in compared if self.comparison.output_of(j.name) in outputs] + self.flipped or compared
-        worst = max(counted, key=lambda j: j.error, default=None)
+        worst = max(counted, key=lambda j: (j.failed, j.error), default=None)
         draws = [_draw(t, rows[id(t)], self._tells(t, rows[id(t)])) for t in trials]
         return Verification(
             state,

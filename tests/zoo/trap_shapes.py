@@ -142,6 +142,22 @@ def pad_channel_value1() -> Net:
     return chain(middle, still_known=False, width=11)
 
 
+@TRAPS.add(chain_cut(4), "zero channels added behind the others only")
+def pad_channel_behind() -> Net:
+    return chain(
+        lambda net, t: net.known(pad(net, t, [0, 0, 0, 0, 0, 2, 0, 0]), (*DEAD, 8, 9)), still_known=False, width=10
+    )
+
+
+@TRAPS.add(None, "channels dropped in front and others added behind")
+def pad_channel_shift() -> Net:
+    def middle(net: Net, t: str) -> str:
+        shifted = pad(net, t, [0, -2, 0, 0, 0, 3, 0, 0], 1.0)
+        return net.known(shifted, (*(c - 2 for c in DEAD if c > 1), 6, 7, 8))
+
+    return chain(middle, still_known=False, width=9)
+
+
 @TRAPS.add(4 * 28 + 2 * 36, "negative pads on the channel axis drop channels")
 def pad_channel_crop() -> Net:
     def middle(net: Net, t: str) -> str:

@@ -338,3 +338,11 @@ def slice_backwards_to_the_third() -> Net:
         return net.op("Slice", t, *(net.const([v]) for v in (7, 1, 1, -1)))
 
     return chain(middle, width=6, still_known=False)
+
+
+@TRAPS.add(0, "steps along one of two sliced axes: what is left of them need not be steps")
+def steps_along_one_of_two_axes() -> Net:
+    net = Net()
+    t = net.conv(net.input("x", (2, 3, 6, 6)), 3, 8, zero=(2,))
+    some = net.op("Slice", t, net.const([0, 1]), net.const([8, 5]), net.const([1, 2]), net.const([2, 1]))
+    return net.output(net.conv(t, 8, 4, name="y"), net.conv(some, 4, 4, name="z"))

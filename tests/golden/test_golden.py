@@ -20,6 +20,7 @@ REMOVED = {
     "batchnorm_of_known_columns": 12,
     "dead_depthwise": 14,
     "known_output_beside_one_nobody_reads": 75,
+    "known_pool_with_unread_positions": 2,
     "known_product_of_rows": 18,
     "known_row_by_row": 14,
     "split_of_which_the_first_is_unread": 6,

@@ -42,20 +42,18 @@ def collapse_branches(context: Context) -> set[str]:
             replaced.add(inputs[index])
         if tuple(inputs) != node.inputs:
             graph.nodes[node.index] = replace(node, inputs=tuple(inputs))
-    waiting = [name for name in graph.outputs if name not in constant_only]
-    while (known := next((name for name in waiting if _known_output(name, context) is not None), None)) is not None:
-        waiting.remove(known)
-        replaced |= _collapse_output(known, context)
+    for name in graph.outputs:
+        if name not in constant_only and (fact := _known_output(name, context)) is not None:
+            replaced |= _collapse_output(name, fact, context)
     if replaced:
         graph.forget_wiring()
     return replaced
 
 
-def _collapse_output(name: str, context: Context) -> set[str]:
+def _collapse_output(name: str, fact: Fact, context: Context) -> set[str]:
     """Let a known output of the graph be a constant; the new constants."""
     graph = context.graph
-    fact, giver = _known_output(name, context), graph.producer[name]
-    assert fact is not None
+    giver = graph.producer[name]
     whole = _stretched(fact, context.shape(name))
     spread = whole is not None and whole.value.size > fact.value.size + fact.rank
     inputs = [_constant(context, name, giver.index, 0, fact if spread or whole is None else whole)]
@@ -66,7 +64,6 @@ def _collapse_output(name: str, context: Context) -> set[str]:
     graph.nodes[giver.index] = replace(
         giver, op=op, domain="", inputs=tuple(inputs), outputs=(name,), captured=(), select=None, chain=()
     )
-    graph.forget_wiring()  # another output of a node that gave two may stand alone now
     return set(inputs)
 
 

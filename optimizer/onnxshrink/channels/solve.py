@@ -21,7 +21,7 @@ PIN, TIE, READ, CHOICE, OUTPUT = range(5)
 class Solution:
     """The two sets for a graph, with the cause of each kept slice.
 
-    `cause[port]` [n, 2] says why each slice is kept: what happened (PIN, TIE, READ, CHOICE, OUTPUT), and the node.
+    `cause[port]` [n, 2] says why each slice is kept: what happened (PIN, TIE, READ, CHOICE, OUTPUT), and who reads it.
     """
 
     def __init__(self, context: Context):
@@ -46,10 +46,10 @@ class Solution:
             self._require(tensor)
             for axis, mask in enumerate(self._live[tensor]):
                 mask[:] = True
-                self._keep((tensor, axis), mask.copy(), OUTPUT, -1)
+                self._keep((tensor, axis), mask.copy(), OUTPUT)
         for tensor in graph.inputs:
             for axis in range(context.rank(tensor) or 0):
-                self._keep((tensor, axis), np.ones_like(self._kept[tensor][axis]), PIN, -1)
+                self._keep((tensor, axis), np.ones_like(self._kept[tensor][axis]), PIN)
         self._run()
 
     # what rules see
@@ -78,20 +78,20 @@ class Solution:
 
     def keep(self, port: Port, mask: np.ndarray) -> None:
         """Add slices by choice and converge again."""
-        self._keep(port, mask, CHOICE, -1)
+        self._keep(port, mask, CHOICE)
         self._run()
 
-    def _keep(self, port: Port, mask: np.ndarray, why: int, node: int) -> None:
+    def _keep(self, port: Port, mask: np.ndarray, why: int, reader: int = -1) -> None:
         current = self._kept[port[0]][port[1]]
         new = mask & ~current
         if not new.any():
             return
         cause = self.cause.setdefault(port, np.full((current.size, 2), -1, np.int32))
-        cause[new] = why, node
+        cause[new] = why, reader
         current |= new
         self._touch(port[0])
 
-    def _demand(self, tensor: str, demand: Demand | None, why: int, node: int) -> None:
+    def _demand(self, tensor: str, demand: Demand | None, reader: int) -> None:
         """A reader needs the right values of `demand` (None: of everything)."""
         if tensor in self.context.graph.constant_only:  # always right; what stays of it is for ties and pins to say
             self._require(tensor)
@@ -104,7 +104,7 @@ class Solution:
             live = self._live[tensor][axis]
             if (mask & ~live).any():
                 live |= mask
-                self._keep((tensor, axis), mask, why, node)
+                self._keep((tensor, axis), mask, READ, reader)
                 self._touch(tensor)
 
     def _require(self, tensor: str) -> None:
@@ -138,22 +138,22 @@ class Solution:
         for index in operands:
             self._require(node.inputs[index])
         for tensor in node.captured:
-            self._demand(tensor, None, READ, node.index)
+            self._demand(tensor, None, node.index)
             for axis, mask in enumerate(self._kept[tensor]):
-                self._keep((tensor, axis), np.ones_like(mask), PIN, node.index)  # constants too
+                self._keep((tensor, axis), np.ones_like(mask), PIN)  # constants too
         left_out = set(node.inputs) - {node.inputs[i] for i in operands}
         for tie in self.ties[node.index]:
             if left_out and not left_out.isdisjoint(p[0] for p in tie.ports):
                 continue
             for port, mask in tie.close(self.kept):
-                self._keep(port, mask, TIE, node.index)
+                self._keep(port, mask, TIE)
         present = [node.inputs[i] for i in operands] + [o for o in node.outputs if o in self._needed]
         for tensor in present:
             for axis, mask in enumerate(self._kept[tensor]):
                 if (tensor, axis) not in self._mentioned[node.index]:
-                    self._keep((tensor, axis), np.ones_like(mask), PIN, node.index)
+                    self._keep((tensor, axis), np.ones_like(mask), PIN)
         for index, demand in rule.reads(node, self.context, self).items():
-            self._demand(node.inputs[index], demand, READ, node.index)
+            self._demand(node.inputs[index], demand, node.index)
 
     # choices
 
@@ -179,7 +179,7 @@ class Solution:
                     growth = tie.fill(self.kept)
                     if growth:
                         for port, mask in growth:
-                            self._keep(port, mask, CHOICE, node.index)
+                            self._keep(port, mask, CHOICE)
                         self._run()
                         return True
         return False

@@ -127,7 +127,7 @@ CHOSEN: tuple[Mutant, ...] = (
         "dropped demand",
     ),
     Mutant("channels/solve.py", "if (tensor, axis) not in self._mentioned[node.index]:", "if False:", "no pins"),
-    Mutant("channels/solve.py", "self._keep((tensor, axis), mask, why, node)", "pass", "live is not kept"),
+    Mutant("channels/solve.py", "self._keep((tensor, axis), mask, READ, reader)", "pass", "live is not kept"),
     Mutant("channels/solve.py", "for tensor in node.captured:", "for tensor in ():", "bodies read nothing"),
     Mutant(
         "channels/solve.py",

@@ -12,7 +12,7 @@ from ..graph.shapes import same
 from ..graph.view import Node, Shape, is_float
 from . import interval
 from .evaluate import evaluate
-from .fact import CAP, Fact, collapse, constant, denormal, unknown
+from .fact import CAP, Fact, cancelled, collapse, denormal, unknown
 from .rule import Context, Cut, Demand, Rewrite, Rule, State, register, rule_for
 from .tie import Same, Tie
 
@@ -282,66 +282,28 @@ class Alias(Broadcast):
         return bool(node.input(2)) and (mode is None or bool(mode))
 
 
-class Cast(Broadcast):
-    """Cast: elementwise; bounds pass to floats, with room for the rounding of the narrowest."""
+class Sum(Broadcast):
+    """Sums and differences of floats: known unless known terms cancel; whole numbers are exact."""
 
-    def operand(self, node: Node, index: int, rank: int, context: Context) -> Fact | None:
-        if index == 0:
-            return super().operand(node, index, rank, context)
-        dtype = context.graph.dtypes.get(node.inputs[index])  # all that CastLike takes from its second input
-        return None if dtype is None else constant(np.zeros((1,) * rank, dtype))
+    def evaluable(self, node: Node, context: Context) -> bool:
+        return not context.graph.is_float(node.outputs[0])
 
-    def ties(self, node: Node, context: Context) -> list[Tie]:
-        like = node.input(1)
-        axes = range(context.rank(like) or 0) if like else ()
-        return [*super().ties(node, context), *(Same((like, a), (like, a)) for a in axes)]  # it may lose any slice
-
-    def reads(self, node: Node, context: Context, state: State) -> dict[int, Demand | None]:
-        demands = super().reads(node, context, state)
-        demands.pop(1, None)
-        return demands
-
-    def facts(self, node: Node, context: Context) -> list[Fact | None]:
-        facts = super().facts(node, context)
-        source, fact = context.fact(node.inputs[0]), facts[0]
-        if source is None:
-            return facts
-        if fact is not None and source.rank == fact.rank:
-            facts = [collapse(Fact(fact.value, fact.known & _agreed(source.value, fact.value), fact.low, fact.high))]
-            fact = facts[0]
-        dtype = context.graph.dtypes.get(node.outputs[0])
-        if source.low is None or source.high is None or dtype is None or dtype.name not in WIDE:
-            return facts
-        low, high = source.low - 1e-2 * np.abs(source.low), source.high + 1e-2 * np.abs(source.high)
-        base = fact or unknown(source.rank, dtype)
-        return [collapse(Fact(base.value, base.known, low, high))]
-
-
-WIDE = ("float16", "bfloat16", "float32", "float64")
-"""Floats that every implementation rounds to in the same way, to one part in a hundred at least."""
-
-
-def _agreed(source: np.ndarray, result: np.ndarray) -> np.ndarray:
-    """Where all implementations of Cast agree: floats out of an integer's range, and fractions cast to integers of
-    four bits or floats of eight, are left to each of them.
-    """
-    with np.errstate(all="ignore"):
-        before, after = source.astype(np.float64), result.astype(np.float64)
-    if (
-        result.dtype.kind == "b"
-        or result.dtype.name in WIDE
-        or (source.dtype.kind in "iub" and result.dtype.kind in "iu")
-    ):
-        return np.ones_like(after, bool)
-    return np.asarray(after == (np.trunc(before) if result.dtype.kind in "iu" else before))
+    def combined(self, node: Node, inputs: list[Fact | None], dtype: np.dtype | None, opset: int) -> Fact | None:
+        fact = super().combined(node, inputs, dtype, opset)
+        if fact is None or not is_float(fact.value.dtype):
+            return fact
+        with np.errstate(all="ignore"):
+            terms = [f.value.astype(np.float64) for f in inputs if f is not None]
+            size = sum((np.where(t == np.rint(t), 0.0, np.abs(t)) for t in terms), start=np.zeros((1,) * fact.rank))
+            return collapse(Fact(fact.value, fact.known & ~cancelled(fact.value, size), fact.low, fact.high))
 
 
 class PRelu(Broadcast):
     """PRelu: the slope broadcasts to the input, never the other way round."""
 
 
-register(Broadcast(limits=interval.add), "Add", "Sum")
-register(Broadcast(limits=interval.sub), "Sub")
+register(Sum(limits=interval.add), "Add", "Sum")
+register(Sum(limits=interval.sub), "Sub")
 register(Product(limits=interval.mul), "Mul")
 register(Product(), "And")
 register(Broadcast(limits=interval.maximum, saturates=True), "Max")
@@ -370,20 +332,11 @@ register(
     "Or",
     "Xor",
     "Not",
-    "Equal",
-    "Greater",
-    "GreaterOrEqual",
-    "Less",
-    "LessOrEqual",
     "BitwiseAnd",
     "BitwiseOr",
     "BitwiseXor",
     "BitwiseNot",
     "Neg",
-    "Sign",
-    "Floor",
-    "Ceil",
-    "Round",
     "Atan",
     "Asinh",
     "Shrink",
@@ -403,7 +356,6 @@ register(Broadcast(limits=interval.fixed(0.0, np.inf)), "Softplus", "Abs")
 register(Broadcast(limits=interval.fixed(-0.4, np.inf)), "HardSwish", "Gelu", "Mish")
 register(Broadcast(), "Swish")
 register(PRelu(), "PRelu")
-register(Cast(operands=1), "Cast", "CastLike")
 register(Alias(operands=1), "Identity", "Dropout")
 
 

@@ -99,6 +99,21 @@ def denormal(value: np.ndarray) -> np.ndarray:
     return np.asarray((value != 0) & (np.abs(value) < np.finfo(np.float32).tiny))
 
 
+CANCELLED = 1e-5
+"""A sum that is smaller than its terms by this much is their rounding."""
+
+
+def cancelled(value: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """Where a sum of known terms is not known: they cancel, and what is left is rounding, another one for each order of
+    summation and for each implementation of what made the terms.
+
+    Args:
+        value: the sum.
+        size: the sum of the terms' absolute values; 0 where the terms are exact.
+    """
+    return np.asarray((np.abs(value.astype(np.float64)) <= CANCELLED * size) & (size > 0))
+
+
 def collapse(fact: Fact | None) -> Fact | None:
     """The same fact with axes of length one where nothing varies; None if it says nothing at all."""
     if fact is None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ..graph.view import Node, is_float
-from .fact import Fact, collapse
+from .fact import Fact, cancelled, collapse
 from .rule import Context, Demand, Rule, State, everything, free_slices, register
 from .tie import Picks, Same, Tie
 
@@ -24,6 +24,8 @@ FUNCTIONS: dict[str, Callable[[np.ndarray, tuple[int, ...]], np.ndarray]] = {
     "ReduceSumSquare": lambda x, axes: (x * x).sum(axis=axes, keepdims=True),
 }
 """What each operator computes, in float64."""
+
+CANCELLING = {"ReduceSum", "ReduceMean"}
 
 
 class Reduce(Rule):
@@ -75,10 +77,15 @@ class Reduce(Rule):
         with np.errstate(all="ignore"):
             wide = np.where(full.known, full.value, 0).astype(np.float64)
             value = FUNCTIONS[node.op](wide, axes).astype(fact.value.dtype)
+            if node.op in CANCELLING:
+                known = known & ~cancelled(value, FUNCTIONS[node.op](np.abs(wide), axes))
         result = Fact(value, known & np.isfinite(value.astype(np.float64)), low, high)
         if not node.attr("keepdims", 1):
             result = result.map(lambda a: a.reshape([s for i, s in enumerate(a.shape) if i not in reduced]))
         return [collapse(result)]
+
+    def evaluable(self, node: Node, context: Context) -> bool:
+        return node.op not in CANCELLING or not context.graph.is_float(node.inputs[0])
 
     def ties(self, node: Node, context: Context) -> list[Tie]:
         reduced = self.axes(node, context)

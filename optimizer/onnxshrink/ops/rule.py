@@ -215,6 +215,10 @@ class Rule:
         """What is known of each output."""
         return [None] * len(node.outputs)
 
+    def evaluable(self, node: Node, context: Context) -> bool:
+        """Whether what the facts leave open may be evaluated where all operands are known."""
+        return True
+
     def refine(self, node: Node, context: Context) -> dict[str, Shape]:
         """Shapes of outputs that follow from known integer operands."""
         return {}

@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,8 @@ from .inputs import (
 from .judge import Judgement, judge
 from .pool import PLAIN, Arrays, BrokenError, Pool
 from .sensitivity import jitter, response
-from .stability import Level, base_of, needed_nodes
+from .shapes import model_facts
+from .stability import SUMMED, Level, base_of, most_terms, needed_nodes
 from .variants import Source
 
 #: Seconds of running that a verification aims at; the search for evidence may take as much again, three times over.
@@ -121,6 +123,8 @@ class Comparison:
         if not is_float(value):
             return 0.0
         own = max(self.original.marks.base(name), base_of(_onnx_type(value)))
+        if name in self.fixed:
+            own *= max(1.0, self._terms / SUMMED)
         return own if self.options.tolerance is None else self.options.tolerance
 
     def run(self) -> None:
@@ -334,6 +338,12 @@ class Comparison:
             except BrokenError:
                 trial.response = {}
         return trial.response
+
+    @cached_property
+    def _terms(self) -> float:
+        """The most terms of a mean in the original, at the sizes of the first draw."""
+        facts = model_facts(self.original.model, self.original.folder, self.trials[0].case.shapes)
+        return most_terms(self.original.model.graph, facts)
 
     def _constant_in_result(self, output: str) -> bool:
         """Whether the result computes this output from no input at all: a network that ended as a constant."""

@@ -22,6 +22,7 @@ from ..graph.shapes import skeleton
 from ..runtime import session
 from .inputs import Feeds, Ranges, draw, signature, sizes
 from .shapes import model_facts
+from .stability import BASES, stability
 
 MOVED = 1e-5
 """How far noise in unread channels may move an output, relative to max|y|."""
@@ -31,7 +32,7 @@ OFF = 1e-4
 normalization raises by 1 / sqrt(epsilon), some 300 times. A wrong claim is off by the size of the values."""
 
 OFF_HALF = 1e-2
-"""The same for 16-bit floats: ten of their roundings."""
+"""The same where there are 16-bit floats on the way: ten of their roundings."""
 
 
 class Claim(Protocol):
@@ -227,11 +228,13 @@ def _values(
     if not tensors:  # all claims are about inputs and constants
         return off, wrong
     arrays = dict(zip(tensors, _run(path, probe, feed, tensors), strict=True))
+    marks = stability(proto.graph, model_facts(proto, path.parent))
     for claim in known:
         array = arrays.get(claim.tensor)
         if array is None or not array.size or array.dtype.kind != "f":
             continue
-        limit = OFF_HALF if array.dtype.itemsize == 2 else OFF
+        half = array.dtype.itemsize == 2 or marks.base(claim.tensor) >= BASES[onnx.TensorProto.FLOAT16]
+        limit = OFF_HALF if half else OFF
         for axis, indices in kept.get(claim.tensor, {}).items():
             if axis != claim.axis:
                 array = array.take(indices, axis)

@@ -8,6 +8,7 @@ reaches. One rule covers most of them: a node that makes integers or booleans of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -15,7 +16,7 @@ from enum import IntEnum
 import onnx
 from onnx import TensorProto
 
-from .shapes import Facts, attribute, domain_of
+from .shapes import Facts, Shape, attribute, domain_of
 
 
 class Level(IntEnum):
@@ -38,6 +39,11 @@ BASES: dict[int, float] = {
     TensorProto.BFLOAT16: 2e-2,
 }
 
+SUMMED = 1300
+"""Terms that a mean may have within the base of its type. ONNX Runtime adds them up one after another, at best eight at
+a time, so n terms are n / 8 roundings, and the base of float32 has room for 160. A mean of equal terms comes near that.
+"""
+
 FACTOR = 2e-7
 """The base of a MatMul of float64 beside a factor: ONNX Runtime fuses a constant one into it, in float32."""
 
@@ -47,6 +53,7 @@ def base_of(kind: int) -> float:
     return BASES.get(kind, 2e-2)
 
 
+_MEANS = {"GlobalAveragePool", "AveragePool", "ReduceMean", "ReduceSum"}
 _RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
 _SHAPE_ONLY = {"Shape", "Size", "EyeLike"}
 _QUANTIZERS = {"QuantizeLinear", "DynamicQuantizeLinear", "QGemm"}
@@ -149,6 +156,22 @@ def _walk(nodes: Collection[onnx.NodeProto], facts: Facts, result: Stability, gi
                 if level >= Level.ROUNDED:
                     fused = kind == TensorProto.DOUBLE and node.op_type == "MatMul" and factors & {*node.input, name}
                     result.bases[name] = max(base, FACTOR if fused else BASES.get(kind, 0.0))
+
+
+def most_terms(graph: onnx.GraphProto, facts: Facts) -> float:
+    """How many terms the largest mean of a graph has, as far as the facts know sizes."""
+    most = 0.0
+    for node in graph.node:
+        if node.op_type in _MEANS:
+            read, made = _elements(facts.shape(node.input[0])), _elements(facts.shape(node.output[0]))
+            most = max(most, read / made if made else 0.0)
+    return most
+
+
+def _elements(shape: Shape) -> int:
+    """The number of elements of a tensor; 0 if its shape is not known."""
+    sizes = [dim for dim in shape or () if isinstance(dim, int)]
+    return math.prod(sizes) if shape is not None and len(sizes) == len(shape) else 0
 
 
 def requantizes(node: onnx.NodeProto) -> bool:

@@ -283,7 +283,7 @@ class Alias(Broadcast):
 
 
 class Sum(Broadcast):
-    """Sums and differences of floats: known unless known terms cancel; whole numbers are exact."""
+    """Sums and differences, with broadcasting: known unless known terms cancel; whole numbers are exact."""
 
     def evaluable(self, node: Node, context: Context) -> bool:
         return not context.graph.is_float(node.outputs[0])

@@ -41,7 +41,10 @@ def to_whole(value: np.ndarray) -> np.ndarray:
 
 
 class Jump(Broadcast):
-    """`distance`: of operands in float64 to the jump."""
+    """Elementwise; what rounding may decide is not known.
+
+    `distance`: of operands in float64 to the jump.
+    """
 
     def __init__(self, distance: Callable[..., np.ndarray]):
         super().__init__()

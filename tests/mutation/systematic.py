@@ -16,10 +16,12 @@ from .mutant import PACKAGE, Mutant
 
 TARGETS = {
     "ops/broadcast.py": 10,
+    "ops/cast.py": 2,
     "ops/conv.py": 12,
     "ops/fact.py": 4,
     "ops/grid.py": 7,
     "ops/interval.py": 4,
+    "ops/jumps.py": 3,
     "ops/matmul.py": 10,
     "ops/movement.py": 6,
     "ops/normalization.py": 5,

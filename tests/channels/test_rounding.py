@@ -12,15 +12,15 @@ from onnxshrink.graph.view import build
 from onnxshrink.ops.fact import Fact
 
 
-def fact_of(node: str, values: list[float], result: str, constant: str) -> Fact | None:
-    """What is known behind a node that reads `t`, whose channels have these values, and perhaps a constant `c`.
+def fact_of(nodes: str, values: list[float], result: str, constant: str) -> Fact | None:
+    """What is known of `y` behind nodes that read `t`, whose channels have these values, and perhaps a constant `c`.
 
     The channels are made by a convolution with zero weights; the values are its bias.
     """
     model = onnx.parser.parse_model(
         f"""<ir_version: 10, opset_import: ["" : 18]>
         jump (float[1,2,3,3] x) => ({result} y) <{constant}>
-        {{ t = Conv (x, weight, bias) y = {node} }}"""
+        {{ t = Conv (x, weight, bias) {nodes} }}"""
     )
     for name, array in (("weight", np.zeros((len(values), 2, 1, 1))), ("bias", np.array(values))):
         model.graph.initializer.append(onnx.numpy_helper.from_array(array.astype(np.float32), name))
@@ -30,7 +30,9 @@ def fact_of(node: str, values: list[float], result: str, constant: str) -> Fact 
 def known_of(operator: str, values: list[float], dtype: str = "float", other: float | None = None) -> list[bool]:
     """Which channels are known behind an elementwise operator, whose second operand is a constant."""
     operands = "t" if other is None else "t, c"
-    fact = fact_of(f"{operator} ({operands})", values, f"{dtype}[1,{len(values)},3,3]", f"float c = {{{other or 0}}}")
+    fact = fact_of(
+        f"y = {operator} ({operands})", values, f"{dtype}[1,{len(values)},3,3]", f"float c = {{{other or 0}}}"
+    )
     if fact is None:
         return [False] * len(values)
     return [bool(k) for k in np.broadcast_to(fact.known, (1, len(values), 1, 1)).reshape(-1)]
@@ -68,5 +70,11 @@ def test_terms_that_cancel() -> None:
 
 @pytest.mark.parametrize(("row", "known"), [([0.7, -0.7], False), ([0.7, -0.6], True), ([0.0, 0.0], True)])
 def test_sums_that_cancel(row: list[float], known: bool) -> None:
-    fact = fact_of("ReduceSum (t, c)", row, "float[1,1,3,3]", "int64[1] c = {1}")
+    fact = fact_of("y = ReduceSum (t, c)", row, "float[1,1,3,3]", "int64[1] c = {1}")
     assert (fact is not None and fact.all_known) == known
+
+
+def test_sixteen_bits() -> None:
+    fact = fact_of("h = Cast <to = 10> (t) y = Floor (h)", [1.99, 1.9], "float16[1,2,3,3]", "float c = {0}")
+    assert fact is not None
+    assert fact.known.reshape(-1).tolist() == [False, True]

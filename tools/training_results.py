@@ -72,11 +72,16 @@ class Row:
         return [*command, *(part for field in fields for part in ("--set", field)), "--resume"]
 
 
+def dense_row(recipe: str) -> Row:
+    """What the other rows of a recipe are compared with, and begin from."""
+    return Row(recipe, "none", 1.0)
+
+
 def rows_of(recipe: str, *targets: float, relaxed: bool = False, published: str = "") -> list[Row]:
     """The dense row; at each target the uniform baseline and the gates; and the gates with counts that run fast."""
     searches = ("uniform", "importance", *(["relaxation"] if relaxed else []))
     rows = [Row(recipe, search, target, published) for target in targets for search in searches]
-    return [Row(recipe, "none", 1.0), *rows, *(Row(recipe, "importance", target, published, 4) for target in targets)]
+    return [dense_row(recipe), *rows, *(Row(recipe, "importance", target, published, 4) for target in targets)]
 
 
 ROWS = [
@@ -96,10 +101,22 @@ ROWS = [
 ]
 
 
-def figures(row: Row, runs: Path, data: Path, seed: int, seconds: float) -> dict[str, Any] | None:
+def exported(row: Row, runs: Path, seed: int) -> Path:
+    """The file that a run ends with."""
+    entry = catalogue.entry(row.recipe)
+    return row.folder(runs, seed) / f"{entry.recipe.network}_{entry.data}.onnx"
+
+
+def smallest(row: Row, runs: Path, seed: int) -> Path:
+    """The file that is measured: optimized, or as exported where nothing went."""
+    source = exported(row, runs, seed)
+    optimized = source.with_name("optimized.onnx")
+    return optimized if optimized.exists() else source
+
+
+def figures(row: Row, runs: Path, data: Path, seed: int) -> dict[str, Any] | None:
     """The figures of one run, measured once and kept beside it; None if it has not ended."""
-    folder, entry = row.folder(runs, seed), catalogue.entry(row.recipe)
-    source = folder / f"{entry.recipe.network}_{entry.data}.onnx"
+    folder, entry, source = row.folder(runs, seed), catalogue.entry(row.recipe), exported(row, runs, seed)
     kept = folder / "figures.json"
     if not source.exists():
         return None
@@ -109,20 +126,25 @@ def figures(row: Row, runs: Path, data: Path, seed: int, seconds: float) -> dict
     command = [sys.executable, "-m", "onnxshrink.cli", "optimize", str(source), str(optimized), "--align", "1"]
     subprocess.run([*command, "--json", str(report)], check=True, stdout=subprocess.DEVNULL)
     said = json.loads(report.read_text(encoding="utf-8"))
-    file = optimized if optimized.exists() else source
-    own = entry.data_set
     examples = catalogue.read_test(entry.data, data)
-    dense = Row(row.recipe, "none", 1.0).folder(runs, seed) / source.name
     found = {
-        "score": score(file, examples, own.task, batch=16),
+        "score": score(smallest(row, runs, seed), examples, entry.data_set.task, batch=16),
         "parameters": said["parameters"]["after"],
         "macs": said["macs"]["after"],
-        "latency": None,
     }
-    if row.search != "none" and dense.exists():
-        measured = onnxshrink.bench(dense, file, threads=1, seconds=seconds).batches[0].ratio
-        found["latency"] = None if measured is None else measured.ratio
     kept.write_text(json.dumps(found), encoding="utf-8")
+    return found
+
+
+def latency(row: Row, runs: Path, seed: int, seconds: float) -> float | None:
+    """Latency of one run's file against the dense network's, measured once; None for the dense network, and without."""
+    dense, kept = exported(dense_row(row.recipe), runs, seed), row.folder(runs, seed) / "latency.json"
+    if row.search == "none" or not dense.exists():
+        return None
+    if not kept.exists():
+        measured = onnxshrink.bench(dense, smallest(row, runs, seed), threads=1, seconds=seconds).batches[0].ratio
+        kept.write_text(json.dumps(None if measured is None else measured.ratio), encoding="utf-8")
+    found: float | None = json.loads(kept.read_text(encoding="utf-8"))
     return found
 
 
@@ -139,11 +161,8 @@ def section(
     lines = [["network", "search", "MACs", "seeds", "score, %", "to dense", "parameters", "latency ratio", "published"]]
     missing: list[str] = []
     shown: list[Row] = []
-    dense: dict[str, dict[int, dict[str, Any]]] = {}
     for row in rows:
-        found = {seed: f for seed in seeds if (f := figures(row, runs, data, seed, seconds)) is not None}
-        if row.search == "none":
-            dense[row.recipe] = found
+        found = {seed: f for seed in seeds if (f := figures(row, runs, data, seed)) is not None}
         missing += [
             shlex.join(["python", *row.command(Path("RUNS"), Path("FOLDER"), seed)[1:]])
             for seed in seeds
@@ -154,10 +173,10 @@ def section(
             lines.append([row.recipe, row.label, share, "0", "not run", "", "", "", row.published])
             continue
         shown.append(row)
-        base = dense[row.recipe]
-        pairs = [(f, base[seed]) for seed, f in found.items() if seed in base]
+        base = {seed: figures(dense_row(row.recipe), runs, data, seed) for seed in found}
+        pairs = [(f, b) for seed, f in found.items() if (b := base[seed]) is not None]
         shares = [f["macs"] / b["macs"] for f, b in pairs if f["macs"] and b["macs"]]
-        latencies = [f["latency"] for f in found.values() if f["latency"] is not None]
+        latencies = [r for seed in found if (r := latency(row, runs, seed, seconds)) is not None]
         lines.append(
             [
                 row.recipe,
@@ -223,7 +242,7 @@ def main() -> None:
     rows = [row for row in ROWS if only is None or {row.recipe, f"{row.recipe}/{row.name}"} & set(only)]
     for seed in seeds if arguments.run else []:
         for row in rows:
-            if figures(row, arguments.runs, arguments.data, seed, arguments.seconds) is None:
+            if figures(row, arguments.runs, arguments.data, seed) is None:
                 command = row.command(arguments.runs, arguments.data, seed, ["--threads", arguments.threads])
                 subprocess.run(command, check=True, cwd=ROOT)
     picture = PICTURE if arguments.write else None

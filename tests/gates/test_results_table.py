@@ -21,8 +21,8 @@ def ended(row, runs, seed, score, macs):
     folder = row.folder(runs, seed)
     folder.mkdir(parents=True)
     (folder / "resnet20_cifar10.onnx").write_bytes(b"")
-    figures = {"score": score, "parameters": 1000, "macs": macs, "latency": 0.5}
-    (folder / "figures.json").write_text(json.dumps(figures))
+    (folder / "figures.json").write_text(json.dumps({"score": score, "parameters": 1000, "macs": macs}))
+    (folder / "latency.json").write_text("0.5")
     (folder / "log.jsonl").write_text(json.dumps({"epoch": 1, "score": score}) + "\n")
 
 
@@ -43,6 +43,17 @@ def test_rows_have_mean_and_spread_or_say_not_run(tool, tmp_path):
     assert commands[0].startswith("python models/train.py resnet20 --data FOLDER --out RUNS/resnet20/1/importance-0.5")
     assert "--set search=relaxation" in commands[1]
     assert (tmp_path / "curves.png").exists()
+
+
+def test_a_row_alone_is_compared_with_the_dense_one(tool, tmp_path):
+    dense, uniform = (row for row in tool.ROWS if row.recipe == "resnet20" and row.name in ("none", "uniform-0.5"))
+    ended(uniform, tmp_path, 0, 0.9, 100)
+    assert "| resnet20 | uniform L1 |  | 1 | 90.00 |  | 1,000 |  |" in tool.section(
+        [uniform], tmp_path, tmp_path, [0], 0.1
+    )
+    ended(dense, tmp_path, 0, 0.91, 200)
+    text = tool.section([uniform], tmp_path, tmp_path, [0], 0.1)
+    assert "| resnet20 | uniform L1 | 50.0 % | 1 | 90.00 | -1.00 | 1,000 | 0.50 |" in text
 
 
 def test_every_row_has_a_recipe_that_takes_it(tool, tmp_path):

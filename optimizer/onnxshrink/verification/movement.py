@@ -91,18 +91,19 @@ def _resize(op: Op) -> Findings:
     for what, shape in (("scales", scales), ("sizes", sizes)):
         if shape is not None and len(shape) == 1 and shape[0] not in (0, None) and differ(shape[0], rank):
             yield f"{what} has {shape[0]} elements for rank {rank}"
-    moved = resized_axes(op)
+    moved = sorted(resized_axes(op)[0])
     if data is not None and len(data) >= 4 and len(moved) > len(data) - 2:
         yield f"resizes axes {moved} of {text(data)}, the channel or batch axis among them"
 
 
-def resized_axes(op: Op) -> list[int]:
-    """The axes that a Resize to fixed sizes certainly changes."""
+def resized_axes(op: Op) -> tuple[set[int], set[int]]:
+    """The axes that a Resize to fixed sizes certainly changes, and those that it certainly keeps."""
     data, sizes = op.shape(0), op.integers(3) if op.version >= 11 else None
     if data is None or not sizes or op.attr("keep_aspect_ratio_policy", b"stretch") != b"stretch":
-        return []
-    axes = op.attr("axes") or range(len(data))
-    return [a for a, s in zip(axes, sizes, strict=False) if a < len(data) and differ(data[a], s)]
+        return set(), set()
+    pairs = [(a, data[a], s) for a, s in zip(op.attr("axes") or range(len(data)), sizes, strict=False) if a < len(data)]
+    changed = {axis for axis, size, new in pairs if differ(size, new)}
+    return changed, {axis for axis, size, new in pairs if size is not None and size == new}
 
 
 def _tile(op: Op) -> Findings:

@@ -213,8 +213,8 @@ def _compared(model: onnx.ModelProto, facts: Facts, original: onnx.ModelProto, b
         if was is None or was.op_type != node.op_type or domain_of(node) != "":
             continue
         now, then = Op(node, facts, facts.opsets.get("", 0)), Op(was, before, before.opsets.get("", 0))
-        if node.op_type == "Resize" and (new := sorted(set(resized_axes(now)) - set(resized_axes(then)))):
-            yield Finding(label(node), f"changes axes {new} of {text(now.shape(0))}, which it kept before")
+        if node.op_type == "Resize" and (new := resized_axes(now)[0] & resized_axes(then)[1]):
+            yield Finding(label(node), f"changes axes {sorted(new)} of {text(now.shape(0))}, which it kept before")
         if node.op_type == "Slice":
             result, earlier = facts.shape(node.output[0]), before.shape(node.output[0])
             if result is not None and 0 in result and not (earlier is None or 0 in earlier):

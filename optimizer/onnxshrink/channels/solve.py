@@ -13,7 +13,7 @@ import numpy as np
 
 from ..graph.view import Node
 from ..ops.rule import Context, Demand, everything
-from ..ops.tie import Blocks, EqualPerGroup, Port, Tie
+from ..ops.tie import Blocks, EqualPerGroup, Port, Tie, linked
 
 PIN, TIE, READ, CHOICE, OUTPUT = range(5)
 
@@ -254,17 +254,15 @@ class Solution:
 def _mentioned(node: Node, ties: list[Tie], constant: set[str]) -> set[Port]:
     """Ports that ties connect to an output or to a computed input.
 
-    Nobody demands slices of constants, so an axis that constants share only with each other would be held by nothing;
-    nor does it hold a constant's slices how many of them a group keeps.
+    Nobody demands slices of constants, so an axis that constants share only with each other would be held by nothing.
     """
     found: set[Port] = set()
     while True:
         before = len(found)
         for tie in ties:
-            if isinstance(tie, EqualPerGroup):
-                found.update(p for p in tie.ports if p[0] not in constant or p[0] in node.outputs)
-            elif any(p in found or p[0] in node.outputs or p[0] not in constant for p in tie.ports):
-                found.update(tie.ports)
+            found.update(p for p in tie.ports if p[0] not in constant or p[0] in node.outputs)
+            if not found.isdisjoint(linked(tie)):
+                found.update(linked(tie))
         if len(found) == before:
             return found
 

@@ -276,3 +276,10 @@ class SharedColumns:
 
 
 Tie = Same | Picks | Grid | EqualPerGroup | SharedColumns | Blocks | Feeds
+
+
+def linked(tie: Tie) -> tuple[Port, ...]:
+    """The ports of a tie of which one's slices hold the others'."""
+    if isinstance(tie, EqualPerGroup):  # it says how many, not which
+        return ()
+    return (tie.x, tie.w) if isinstance(tie, SharedColumns) else tie.ports

@@ -40,13 +40,13 @@ def row_of(name: str, outcomes: Sequence[Outcome]) -> list[str]:
     return [name, str(len(outcomes)), *counts, *totals, f"{seconds:.0f}", largest.case, f"{largest.seconds:.1f}"]
 
 
-def holding(outcomes: Sequence[Outcome]) -> list[str]:
-    """Operators of which something stayed that could go, with one example each."""
+def holding(outcomes: Sequence[Outcome]) -> dict[str, list[str]]:
+    """What stayed that could go, by operator."""
     missed: dict[str, list[str]] = defaultdict(list)
     for outcome in outcomes:
-        if outcome.operator:
+        if outcome.operator and outcome.missed:
             missed[outcome.operator] += [f"{outcome.case}: {what}" for what in outcome.missed]
-    return [f"{operator}: {len(found)}, as {found[0]}" for operator, found in sorted(missed.items()) if found]
+    return dict(sorted(missed.items()))
 
 
 def blocking(outcomes: Sequence[Outcome]) -> list[str]:
@@ -82,16 +82,18 @@ def main() -> None:
             outcomes = run_suite(suite, names, lambda _, task=task: progress.advance(task))
             everything[module] = outcomes
             rows.append(tuple(row_of(suite.NAME, outcomes)))
-    told = []
+    told, examples = [], []
     for module, outcomes in everything.items():
         told += [f"failed: {module}: {o.case}: {o.reason}" for o in outcomes if o.state == "failed"]
         if blocked := blocking(outcomes):
             told.append(f"{module}: nothing goes around {', '.join(blocked)}")
         if held := holding(outcomes):
-            told.append("\n".join([f"{module}: something stays that could go:", *held]))
-    print("\n\n".join([table(rows, markdown=False), *told]))
+            counts = ", ".join(f"{operator} {len(found)}" for operator, found in held.items())
+            told.append(f"{module}: something stays that could go: {counts}")
+            examples += [f"{module}: {operator}: as {found[0]}" for operator, found in held.items()]
+    print("\n\n".join([table(rows, markdown=False), *told, "\n".join(examples)]))
     if arguments.write:
-        text = "\n\n".join([table(rows, markdown=True), *(line.replace("\n", "\n- ") for line in told)])
+        text = "\n\n".join([table(rows, markdown=True), *told])
         write_section("conformance", "Conformance suites", "python tools/conformance.py --write", text)
     if arguments.json is not None:
         data = {module: [asdict(outcome) for outcome in outcomes] for module, outcomes in everything.items()}

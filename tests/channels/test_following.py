@@ -64,3 +64,15 @@ def test_layers_count_from_the_original_to_the_end(name: str) -> None:
         if layer.tensor in widths and layer.tensor in shapes:
             assert shapes[layer.tensor].type.tensor_type.shape.dim[layer.axis].dim_value == layer.after
     assert made.plan.channels[1] < made.passes[0].plan.channels[1]
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+def test_what_stays_is_kept_in_the_original(path: Path) -> None:
+    made = draft(build(read(onnx.parser.parse_model(path.read_text()))), Options(0.0, 1))
+    tensors = {node.label: node.outputs[0] for node in made.passes[0].graph.nodes}
+    layers = {layer.tensor: layer for layer in made.plan.layers}
+    for stay in made.plan.stays:
+        layer = layers.get(tensors.get(stay.layer, ""))
+        if layer is not None:
+            kept = made.plan.kept.get(layer.tensor, {}).get(layer.axis, range(layer.before))
+            assert set(stay.slices) <= set(kept), stay

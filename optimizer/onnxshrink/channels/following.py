@@ -29,11 +29,11 @@ def joined(first: Plan, second: Plan, graphs: tuple[Graph, Graph]) -> Plan:
     before = {layer.tensor: layer for layer in first.layers}
     after = {layer.tensor: layer for layer in second.layers}
     plan.layers = [_joined_layer(layer, after[name]) if name in after else layer for name, layer in before.items()]
-    ports = {layer.node: (layer.tensor, layer.axis) for layer in first.layers}
     labels = {node.label: node.outputs[0] for node in graphs[0].nodes}
     for stay in second.stays:
-        tensor, axis = ports.get(stay.layer, (labels.get(stay.layer, ""), stay.axis))
-        plan.stays.append(replace(stay, slices=_lifted(first.kept, tensor, axis, stay.slices)))
+        tensor = labels.get(stay.layer, "")
+        slices = _lifted(first.kept, tensor, before[tensor].axis, stay.slices) if tensor in before else stay.slices
+        plan.stays.append(replace(stay, slices=slices))
     plan.disagreements = list(second.disagreements)
     plan.absorbed = list(first.absorbed)
     for item in second.absorbed:

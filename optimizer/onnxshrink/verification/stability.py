@@ -8,7 +8,6 @@ reaches. One rule covers most of them: a node that makes integers or booleans of
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -16,7 +15,8 @@ from enum import IntEnum
 import onnx
 from onnx import TensorProto
 
-from .shapes import Facts, Shape, attribute, domain_of
+from .operand import count
+from .shapes import Facts, attribute, domain_of
 
 
 class Level(IntEnum):
@@ -163,15 +163,9 @@ def most_terms(graph: onnx.GraphProto, facts: Facts) -> float:
     most = 0.0
     for node in graph.node:
         if node.op_type in _MEANS:
-            read, made = _elements(facts.shape(node.input[0])), _elements(facts.shape(node.output[0]))
-            most = max(most, read / made if made else 0.0)
+            read, made = count(facts.shape(node.input[0])), count(facts.shape(node.output[0]))
+            most = max(most, read / made if read and made else 0.0)
     return most
-
-
-def _elements(shape: Shape) -> int:
-    """The number of elements of a tensor; 0 if its shape is not known."""
-    sizes = [dim for dim in shape or () if isinstance(dim, int)]
-    return math.prod(sizes) if shape is not None and len(sizes) == len(shape) else 0
 
 
 def requantizes(node: onnx.NodeProto) -> bool:

@@ -33,18 +33,23 @@ def value_of(text: str) -> Any:
     return text
 
 
+def scored(path: Path, entry: catalogue.Entry, data: Path) -> str:
+    """How good a file is on the test images, in words; only its size where the data set has no test labels."""
+    size = f"{path.stat().st_size:,} bytes"
+    try:
+        examples = catalogue.read_test(entry.data, data)
+    except OnnxshrinkError:
+        return f"{path}: {size}"
+    found, task = score(path, examples, entry.data_set.task, batch=16), entry.data_set.task
+    return f"{path}: {task.metric} {100 * found:.2f} % of {len(examples)} test images, {size}"
+
+
 def export(trainer: Trainer, entry: catalogue.Entry, data: Path) -> None:
     """Write the network as ONNX and say how good the file is."""
     path = trainer.out / f"{entry.recipe.network}_{entry.data}.onnx"
     gates.export(trainer.gated.cpu(), path, entry.data_set.example())
-    share = f"{100 * trainer.size.kept():.1f} % of the {entry.recipe.size} kept, {path.stat().st_size:,} bytes"
-    try:
-        examples = catalogue.read_test(entry.data, data)
-    except OnnxshrinkError:
-        trainer.monitor.say(f"{path}: {share}")
-        return
-    found, task = score(path, examples, entry.data_set.task, batch=16), entry.data_set.task
-    trainer.monitor.say(f"{path}: {task.metric} {100 * found:.2f} % of {len(examples)} test images, {share}")
+    share = f"{100 * trainer.size.kept():.1f} % of the {entry.recipe.size} kept"
+    trainer.monitor.say(f"{scored(path, entry, data)}, {share}")
 
 
 @click.command(help=__doc__)

@@ -24,7 +24,8 @@ from onnxshrink.errors import OnnxshrinkError
 from tools import pruning_rivals
 from tools.pruning_inputs import answers, difference, feeds, pixels
 
-NETWORK = Path(__file__).resolve().parent.parent / "models" / "resnet20_cifar10_gated.onnx"
+ROOT = Path(__file__).resolve().parent.parent
+NETWORK = ROOT / "models" / "resnet20_cifar10_gated.onnx"
 
 SHARES = (0.45, 0.35, 0.25)
 METHODS: dict[str, dict[str, Any]] = {
@@ -53,6 +54,9 @@ PUBLISHED: dict[str, tuple[str, str]] = {
     "yolox_nano_coco": ("camvid", "0,255"),
 }
 """Images and scaling, as far as their authors say; what is measured is the distance to the original, not accuracy."""
+
+CASCADES = (("pfp", 0.7, 2), ("wanda", 0.3, 2))
+"""Prune and retrain a dense ResNet-20: method, share of its MACs that stays, rounds."""
 
 OURS = {f"wanda {name}": {"allocation": name} for name in ("uniform", "knapsack", "utilization")}
 
@@ -113,8 +117,8 @@ class Row:
         print(f"{self.group}/{self.name}: {json.dumps(found)}", file=sys.stderr)
 
 
-def all_rows(folder: Path, data: Path, models: Path | None) -> Iterator[Row]:
-    """Every row of every group."""
+def all_rows(folder: Path, data: Path, models: Path | None, runs: Path | None) -> Iterator[Row]:
+    """Every row of every group; published models and trained networks are left out where there are none."""
     yield Row("resnet20", "dense", lambda: {"accuracy": accuracy(NETWORK, data), "macs": 1.0})
     for name, options in METHODS.items():
         for share in SHARES:
@@ -133,6 +137,10 @@ def all_rows(folder: Path, data: Path, models: Path | None) -> Iterator[Row]:
                     lambda a=(source, data, images, scaling, budget, options, folder / name): published(*a),
                 )
             yield Row(name, f"{budget}-onnxsim", lambda a=(source, data, images, scaling, budget): rival(*a))
+    for method, share, rounds in CASCADES if runs is not None else ():
+        name = f"{method}-{share:g}-x{rounds}"
+        where = (runs / "resnet20" / "0" / "none", folder / "cascade" / name)
+        yield Row("cascade", name, lambda a=(*where, data, method, share, rounds): cascade(*a))
     for method in ("wanda", "pfp"):
         yield Row("resnet50-scoring", method, lambda m=method: scoring(data, m))
 
@@ -175,6 +183,23 @@ def resnet20_rival(data: Path, share: float) -> dict[str, Any]:
         "accuracy": accuracy(found.plain, data),
         "accuracy_repaired": accuracy(found.repaired, data),
         "macs": found.share,
+    }
+
+
+# --- cascade ----------------------------------------------------------------------------------------------------------
+
+
+def cascade(dense: Path, out: Path, data: Path, method: str, share: float, rounds: int) -> dict[str, Any]:
+    """Prune and retrain, beside the dense network that was trained for as many epochs."""
+    name = "resnet20_cifar10.onnx"
+    command = [sys.executable, "models/cascade.py", "resnet20", "--data", str(data), "--dense", str(dense / "dense.pt")]
+    command += ["--out", str(out), "--keep-macs", str(share), "--rounds", str(rounds), "--method", method]
+    subprocess.run([*command, "--threads", os.environ.get("OMP_NUM_THREADS", "2")], check=True, cwd=ROOT)
+    whole = benchmark.macs(onnx.load(dense / name)) or 1
+    return {
+        "accuracy": accuracy(out / name, data),
+        "dense": accuracy(dense / name, data),
+        "macs": (benchmark.macs(onnx.load(out / name)) or 0) / whole,
     }
 
 

@@ -1,4 +1,4 @@
-"""models/train.py as a user calls it, on a few generated images in CIFAR-10's own layout."""
+"""models/train.py and models/cascade.py as a user calls them, on a few generated images in CIFAR-10's own layout."""
 
 import pickle
 
@@ -55,3 +55,40 @@ def test_mistakes_are_one_line(images, tmp_path):
         assert found.output.startswith("Error: ")
         assert message in found.output
         assert len(found.output.splitlines()) == 1
+
+
+def cascade(images, out, dense, *more):
+    from cascade import main
+
+    arguments = ["resnet20", "--data", str(images), "--out", str(out), "--dense", str(dense), "--keep-macs", "60%"]
+    settings = [part for k, v in FIELDS.items() for part in ("--set", f"{k}={v}")]
+    options = ["--samples", "16", "--device", "cpu", "--threads", "1"]
+    return CliRunner().invoke(main, [*arguments, *settings, *options, *more])
+
+
+@pytest.mark.slow
+def test_two_rounds_of_prune_and_retrain_and_on_from_where_they_were(images, tmp_path):
+    assert call(images, tmp_path / "dense", "--stop-after", "1", search="none").exit_code == 0
+    dense, out = tmp_path / "dense" / "dense.pt", tmp_path / "out"
+    first = cascade(images, out, dense, "--rounds", "2")
+    assert first.exit_code == 0, first.output
+    counts = [int(line.split("→")[1].split()[0].replace(",", "")) for line in first.output.splitlines() if "→" in line]
+    assert len(counts) == 2
+    assert counts[1] < counts[0] < 40_813_184
+    assert 0.56 * 40_813_184 < counts[1] <= 0.6 * 40_813_184
+    last = next(line for line in first.output.splitlines() if "of 8 test images" in line)
+    assert last.endswith(f"{counts[1]:,} multiply-adds")
+    (out / "2" / "checkpoint.pt").unlink()  # as if it was killed before the first epoch of the last round
+    again = cascade(images, out, dense, "--rounds", "2")
+    assert again.exit_code == 0, again.output
+    assert "→" not in again.output
+    assert last in again.output.splitlines()
+
+
+def test_mistakes_of_the_cascade_are_one_line(images, tmp_path):
+    (tmp_path / "empty.pt").write_bytes(b"")
+    found = cascade(images, tmp_path / "out", tmp_path / "empty.pt")
+    assert found.exit_code == 1
+    assert "this is no checkpoint of a training" in found.output
+    assert len(found.output.splitlines()) == 1
+    assert not (tmp_path / "out").exists()

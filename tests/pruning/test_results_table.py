@@ -21,7 +21,7 @@ def keep(folder: Path, group: str, name: str, **figures: object) -> None:
 
 
 def section(folder: Path) -> str:
-    return pruning_tables.section(folder, [*pruning_rows.all_rows(folder, folder, folder)])
+    return pruning_tables.section(folder, [*pruning_rows.all_rows(folder, folder, folder, folder)])
 
 
 def test_what_was_run_is_in_its_cell(tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ def test_what_was_run_is_in_its_cell(tmp_path: Path) -> None:
     assert "| onnxsim Wanda |  |  |  |  | 10.00 | 20.00 |" in text
     assert "Published models" not in text
     assert "`pfp`" not in text, "nothing of it was run"
-    rows = [*pruning_rows.all_rows(tmp_path, tmp_path, tmp_path)]
+    rows = [*pruning_rows.all_rows(tmp_path, tmp_path, tmp_path, tmp_path)]
     assert f"{len(rows) - 3} of {len(rows)} rows are not run yet, such as resnet20/wanda-0.45-plain" in text
 
 
@@ -54,6 +54,11 @@ def test_wins_are_counted_against_the_rival(tmp_path: Path) -> None:
     assert "At least as good: 2 of 3 at equal macs." in text
     assert "| 0.300 (at 75.0 %) |  | 0.310, 50.0 % (at 74.5 %) | 0.200, 90.0 % (at 75.0 %) |" in text
     assert "– (no sparsity keeps to the budget) |" in text
+
+
+def test_the_cascade_is_told_against_the_dense_network(tmp_path: Path) -> None:
+    keep(tmp_path, "cascade", "pfp-0.7-x2", accuracy=0.89, dense=0.895, macs=0.698)
+    assert "| `pfp` | 2 | 69.8 % | 89.00 | 89.50 | -0.50 |" in section(tmp_path)
 
 
 def test_a_row_is_run_once_and_a_failure_is_a_row(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def execute(solution: Solution, replaced: set[str], changed: set[str], *, altere
         if not cut.active(node):
             continue
         rewrite = cut.context.rule(node).rewrite(node, cut)
-        if rewrite.bypass is None and any(name in replaced for name in node.inputs):
+        if rewrite.bypass is None and any(name in replaced for name in node.inputs) and not names.added_to(node):
             rewrite = _merged(rewrite, rewrite_collapsed(node, cut))
         rewrites[node.index] = rewrite
         if node.chain and rewrite == Rewrite():
@@ -139,6 +139,10 @@ class _Names:
                 self._new[name] = self._cut.weight(name)
             else:
                 self._untouched.add(self._graph.source[name])
+
+    def added_to(self, node: Node) -> bool:
+        """Whether an earlier node moved what it lost into a constant operand of this one."""
+        return any(name in self._addends for name in node.inputs)
 
     def hold(self, node: Node) -> None:
         """Note that a node goes on reading its constants as they are."""

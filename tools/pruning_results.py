@@ -8,6 +8,7 @@ the trained networks of tools/training_results.py.
 
 - resnet20: accuracy of the gated ResNet-20 of this repository on the CIFAR-10 test images, for every method and budget
   of MACs, with and without repair;
+- resnet20-curve: size against error of each method, from one scoring run;
 - a model's name: one of ten dense published models at 75 % of its MACs and of its latency (one thread), beside
   onnxsim's structured Wanda pruning with ridge repair at the least sparsity that keeps to it; on images that neither
   saw;
@@ -28,6 +29,7 @@ from tools.pruning_rows import all_rows
 from tools.pruning_tables import section
 
 COMMAND = "python tools/pruning_results.py FOLDER --data DATA --models MODELS --runs RUNS --write"
+PICTURE = Path(__file__).resolve().parent.parent / "docs" / "pruning.png"
 
 
 def main() -> None:
@@ -44,13 +46,11 @@ def main() -> None:
     names = {name for row in rows for name in (row.group, f"{row.group}/{row.name}")}
     for wanted in arguments.only or ():
         if wanted not in names:
-            raise SystemExit(
-                f"there is no group or row {wanted}; groups: {', '.join(dict.fromkeys(r.group for r in rows))}"
-            )
+            raise SystemExit(f"there is no row {wanted}; groups: {', '.join(dict.fromkeys(r.group for r in rows))}")
     for row in rows:
         if arguments.only is None or {row.group, f"{row.group}/{row.name}"} & set(arguments.only):
             row.run(arguments.folder)
-    text = section(arguments.folder, rows)
+    text = section(arguments.folder, rows, PICTURE if arguments.write else None)
     if arguments.write:
         write_section("pruning", "Pruning with known loss", COMMAND, text)
     else:

@@ -55,6 +55,9 @@ PUBLISHED: dict[str, tuple[str, str]] = {
 }
 """Images and scaling, as far as their authors say; what is measured is the distance to the original, not accuracy."""
 
+CURVES = ("wanda", "pfp", "magnitude", "random")
+POINTS = 24
+
 CASCADES = (("pfp", 0.7, 2), ("wanda", 0.3, 2))
 """Prune and retrain a dense ResNet-20: method, share of its MACs that stays, rounds."""
 
@@ -127,6 +130,8 @@ def all_rows(folder: Path, data: Path, models: Path | None, runs: Path | None) -
                 yield Row("resnet20", row, lambda o=options, s=share, r=repair: resnet20(data, o, s, r))
     for share in SHARES:
         yield Row("resnet20", f"onnxsim-{share:g}", lambda s=share: resnet20_rival(data, s))
+    for method in CURVES:
+        yield Row("resnet20-curve", method, lambda m=method: resnet20_curve(data, m))
     for name, (images, scaling) in PUBLISHED.items() if models is not None else ():
         source = models / f"{name}.onnx"
         for budget in ("macs", "latency"):
@@ -166,6 +171,16 @@ def resnet20(data: Path, options: dict[str, Any], share: float, repair: bool) ->
         NETWORK, data=samples, keep_macs=share, align=1, repair_weights=repair, points=0, **options
     )
     return {"accuracy": accuracy(result.model, data), "macs": result.point.macs, "error": result.error}
+
+
+def resnet20_curve(data: Path, method: str) -> dict[str, Any]:
+    """All budgets of one method: (share of the MACs, error on held-out samples), without repair."""
+    images, _ = pixels(data, "cifar10", "train")
+    samples = feeds(onnx.load(NETWORK), images[:512], "0,1")
+    result = onnxshrink.prune(
+        NETWORK, data=samples, keep_macs=SHARES[0], align=1, repair_weights=False, points=POINTS, method=method
+    )
+    return {"points": [(point.macs, point.error) for point in result.curve]}
 
 
 def resnet20_rival(data: Path, share: float) -> dict[str, Any]:

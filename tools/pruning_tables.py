@@ -6,16 +6,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tools.pruning_rows import CALIBRATION, CASCADES, HELD_OUT, METHODS, OURS, PUBLISHED, SHARES, Row
+from tools.pruning_rows import CALIBRATION, CASCADES, CURVES, HELD_OUT, METHODS, OURS, PUBLISHED, SHARES, Row
 from tools.table import table
 
 Found = dict[tuple[str, str], dict[str, Any] | None]
 
 
-def section(folder: Path, rows: Sequence[Row]) -> str:
-    """All tables, of what was run."""
+def section(folder: Path, rows: Sequence[Row], picture: Path | None = None) -> str:
+    """All tables, of what was run; the budget curves are drawn where a picture is asked for."""
     found = {(row.group, row.name): row.read(folder) for row in rows}
-    parts = [resnet20_table(found), published_table(found), cascade_table(found), scoring_table(found)]
+    parts = [
+        resnet20_table(found),
+        curves(found, picture),
+        published_table(found),
+        cascade_table(found),
+        scoring_table(found),
+    ]
     missing = [f"{group}/{name}" for (group, name), figures in found.items() if figures is None]
     if missing:
         parts.append(f"{len(missing)} of {len(found)} rows are not run yet, such as {', '.join(missing[:3])}.")
@@ -50,6 +56,29 @@ def resnet20_table(found: Found) -> str:
         f"{whole}"
     )
     return f"### ResNet-20 on CIFAR-10, one shot\n\n{text}\n\n{table(lines, markdown=True)}"
+
+
+def curves(found: Found, picture: Path | None) -> str:
+    """The budget curves of all methods in one picture."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    lines = {m: one["points"] for m in CURVES if (one := found.get(("resnet20-curve", m))) is not None}
+    if picture is None or not lines:
+        return ""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for method, points in lines.items():
+        axes.plot([100 * macs for macs, _ in points], [e for _, e in points], "o-", markersize=3, label=method)
+    axes.set_xlabel("MACs kept, % of the file's")
+    axes.set_ylabel("error on held-out images, |y' − y| / |y|")
+    axes.grid(color="#e3e3e3", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    figure.savefig(picture, dpi=100)
+    text = "Every budget of one scoring run, before repair: what `onnxshrink prune --curve` draws for one method."
+    return f"{text}\n\n![Size against error]({picture.name})"
 
 
 def published_table(found: Found) -> str:

@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("torch")
 pytest.importorskip("PIL")
+pytest.importorskip("matplotlib")
 
 from onnxshrink.errors import InputError
 from tools import pruning_results, pruning_rows, pruning_tables
@@ -56,6 +57,15 @@ def test_wins_are_counted_against_the_rival(tmp_path: Path) -> None:
     assert "– (no sparsity keeps to the budget) |" in text
 
 
+def test_curves_are_drawn_where_they_are_asked_for(tmp_path: Path) -> None:
+    keep(tmp_path, "resnet20-curve", "pfp", points=[[1.0, 0.0], [0.5, 0.3]])
+    rows = [*pruning_rows.all_rows(tmp_path, tmp_path, None, None)]
+    assert "![" not in pruning_tables.section(tmp_path, rows)
+    picture = tmp_path / "pruning.png"
+    assert "![Size against error](pruning.png)" in pruning_tables.section(tmp_path, rows, picture)
+    assert picture.stat().st_size > 5000
+
+
 def test_the_cascade_is_told_against_the_dense_network(tmp_path: Path) -> None:
     keep(tmp_path, "cascade", "pfp-0.7-x2", accuracy=0.89, dense=0.895, macs=0.698)
     assert "| `pfp` | 2 | 69.8 % | 89.00 | 89.50 | -0.50 |" in section(tmp_path)
@@ -83,7 +93,7 @@ def test_a_row_is_run_once_and_a_failure_is_a_row(tmp_path: Path) -> None:
 
 def test_names_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["tool", str(tmp_path), "--data", str(tmp_path), "--only", "resnet21"])
-    with pytest.raises(SystemExit, match="no group or row resnet21; groups: resnet20, resnet50-scoring"):
+    with pytest.raises(SystemExit, match="no row resnet21; groups: resnet20, resnet20-curve"):
         pruning_results.main()
 
 

@@ -295,7 +295,7 @@ class Sum(Broadcast):
         with np.errstate(all="ignore"):
             terms = [f.value.astype(np.float64) for f in inputs if f is not None]
             size = sum((np.where(t == np.rint(t), 0.0, np.abs(t)) for t in terms), start=np.zeros((1,) * fact.rank))
-            return collapse(Fact(fact.value, fact.known & ~cancelled(fact.value, size), fact.low, fact.high))
+            return collapse(fact.but(cancelled(fact.value, size)))
 
 
 class PRelu(Broadcast):

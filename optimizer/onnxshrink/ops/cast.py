@@ -40,8 +40,7 @@ class Cast(Broadcast):
         if source is None:
             return facts
         if fact is not None and source.rank == fact.rank:
-            facts = [collapse(Fact(fact.value, fact.known & _agreed(source.value, fact.value), fact.low, fact.high))]
-            fact = facts[0]
+            facts = [fact := collapse(fact.but(~_agreed(source.value, fact.value)))]
         dtype = context.graph.dtypes.get(node.outputs[0])
         if source.low is None or source.high is None or dtype is None or dtype.name not in WIDE:
             return facts

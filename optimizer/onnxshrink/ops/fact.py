@@ -7,7 +7,7 @@ evaluated on the fact arrays.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -61,6 +61,10 @@ class Fact:
             None if self.low is None else function(self.low),
             None if self.high is None else function(self.high),
         )
+
+    def but(self, doubtful: np.ndarray) -> Fact:
+        """The same fact, with the values where `doubtful` (broadcastable) not known any more; bounds stay."""
+        return replace(self, known=self.known & ~doubtful)
 
     def expand(self, shape: Shape, axes: list[int] | None = None) -> Fact | None:
         """The same fact with `axes` (default: all) at their full length; None if a size is unknown or too large."""

@@ -60,8 +60,7 @@ class Jump(Broadcast):
             return fact
         with np.errstate(all="ignore"):
             distance = self.distance(*(operand.astype(np.float64) for operand in operands))
-            known = fact.known & ~decided_by_rounding(distance, *operands)
-        return collapse(Fact(fact.value, known, fact.low, fact.high))
+            return collapse(fact.but(decided_by_rounding(distance, *operands)))
 
 
 register(Jump(lambda one, other: np.abs(one - other)), "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")

@@ -110,9 +110,9 @@ def published_table(found: Found) -> str:
     text = (
         f"Error |y' − y| / |y| (largest over outputs), share of samples with the same largest output where the first "
         f"output is a vector, and share of the budget that is left, on {HELD_OUT} images that no method saw; "
-        f"{CALIBRATION} to calibrate. Latency at one thread, measured in turns with the original. onnxsim's repair fits "
-        f"MatMul and Gemm, not Conv; it knows no multiples of channels, so it has to take more before a model becomes "
-        f"faster. At least as good: {told}."
+        f"{CALIBRATION} to calibrate. Latency at one thread, measured in turns with the original. onnxsim's repair "
+        f"fits MatMul and Gemm, not Conv; it knows no multiples of channels, so it has to take more before a model "
+        f"becomes faster. At least as good: {told}."
     )
     return f"### Published models\n\n{text}\n\n{table(lines, markdown=True)}"
 

@@ -82,7 +82,7 @@ def differs(expected: Arrays, actual: Arrays, grain: float, tolerance: float | N
 
 def rounding(model: ModelProto, made: ModelProto, arrays: Arrays, expected: Arrays, actual: Arrays) -> bool:
     """Whether a difference is rounding: without rounding it is gone, or the original moves as far by itself."""
-    if _cancelled(model, arrays, expected, actual):
+    if cancelled(model, arrays, expected, actual):
         return True
     one, other = run_double(in_double(model), arrays), run_double(in_double(made), arrays)
     if trusted(one, expected) and other is not None:
@@ -90,7 +90,7 @@ def rounding(model: ModelProto, made: ModelProto, arrays: Arrays, expected: Arra
     return _moves_in_runtime(model, arrays, expected, actual)
 
 
-def _cancelled(model: ModelProto, arrays: Arrays, expected: Arrays, actual: Arrays) -> bool:
+def cancelled(model: ModelProto, arrays: Arrays, expected: Arrays, actual: Arrays) -> bool:
     """Whether every output that differs is as small, beside what the model computes on the way, as its rounding."""
     inner = [o for n in model.graph.node for o in n.output if o]
     values = oracle.run(oracle.expose(model, inner), arrays).values()

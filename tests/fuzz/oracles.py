@@ -16,7 +16,7 @@ from onnxshrink.verification import check
 from tests.zoo import oracle
 
 from . import facts
-from .equality import SCALES, differs, feeds, fused, grain, loads, moves, rounding, trusted, worlds
+from .equality import SCALES, cancelled, differs, feeds, fused, grain, loads, moves, rounding, trusted, worlds
 from .noise import moved
 from .precise import in_double, run_double
 
@@ -221,7 +221,11 @@ def _equal(model: ModelProto, made: ModelProto, outcome: Outcome, options: Optio
             if options.reference and number == 0:
                 one, other = (run_double(in_double(m), arrays) for m in (model, made))
                 worst = differs(one, other, grain(model), 1e-6) if trusted(one, expected) and other is not None else ""
-                if worst and not moves(model, arrays, expected, one, other):
+                if (
+                    worst
+                    and not cancelled(model, arrays, one, other)
+                    and not moves(model, arrays, expected, one, other)
+                ):
                     outcome.add("reference", worst)
     return evidence
 

@@ -127,13 +127,14 @@ def pool(m: Maker) -> None:
     x = image(m)
     dims = x.rank - 2
     op = m.choice(["MaxPool", "AveragePool", "AveragePool", "LpPool"])
-    # ONNX Runtime moves a Pad into the pool behind it, and refuses the result if the kernel is not longer
+    # ONNX Runtime moves a Pad into the pool behind it, and refuses the result unless the kernel is longer than both
+    padded = any(node.op_type == "Pad" and x.name in node.output for node in m.nodes)
     sizes = (1, 2, 3) if op == "LpPool" else (2, 3)
     kernel = [m.choice([k for k in sizes if k <= min(s[2 + a] for s in x.shapes)] or [1]) for a in range(dims)]
     attributes: dict[str, object] = {"kernel_shape": kernel}
     strides = _even(dims, 1, 2, m) if m.chance(0.5) else [1] * dims
     attributes["strides"] = strides
-    if m.chance(0.4):
+    if m.chance(0.4) and not padded:
         attributes["pads"] = [k // 2 for k in kernel] * 2
     elif (
         m.chance(0.2)

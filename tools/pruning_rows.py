@@ -29,13 +29,13 @@ NETWORK = ROOT / "models" / "resnet20_cifar10_gated.onnx"
 
 SHARES = (0.45, 0.35, 0.25)
 METHODS: dict[str, dict[str, Any]] = {
-    "wanda": {},
+    "wanda utilization": {},
+    "wanda uniform": {"allocation": "uniform"},
     "wanda global": {"allocation": "global"},
     "wanda knapsack": {"allocation": "knapsack"},
-    "wanda utilization": {"allocation": "utilization"},
     "pfp": {"method": "pfp"},
     "pfp mixed": {"method": "pfp", "variant": "mixed"},
-    "magnitude": {"method": "magnitude"},
+    "magnitude uniform": {"method": "magnitude", "allocation": "uniform"},
     "magnitude global": {"method": "magnitude", "allocation": "global"},
     "random": {"method": "random"},
 }

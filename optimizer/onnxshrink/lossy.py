@@ -70,9 +70,9 @@ def prune(
         evaluate: "module:function" or a function that gives a model file's metric, more is better.
         max_drop: largest drop of that metric; the smallest model within it is searched.
         method: "wanda" (weights times activations), "pfp" (see pruning/pfp.py), "magnitude" or "random".
-        allocation: of Wanda and magnitude: "uniform" takes the same share of every class, "global" one threshold,
-            "knapsack" what loses least score for what it saves, "utilization" the same by the measured error of each
-            class (pruning/knapsack.py). By default "utilization" for a latency, else "uniform".
+        allocation: of Wanda and magnitude: "utilization", the default, takes what loses least for what it saves, by
+            the measured error of each class (pruning/knapsack.py), "knapsack" the same by scores, "uniform" the same
+            share of every class, "global" what is below one threshold.
         variant: of PFP: "top", "sampled" or "mixed".
         reduction: of PFP's sensitivities over kernel taps: "sum" or "max".
         repair_weights: fit what reads pruned channels to the original's outputs (pruning/repair.py).
@@ -96,7 +96,7 @@ def prune(
     function = samples.imported(evaluate) if isinstance(evaluate, str) else evaluate
     budget = Budget(keep_macs, keep_parameters, keep_latency, max_error, max_drop, function)
     budget.check()
-    allocation = allocation or ("utilization" if keep_latency is not None and method in SCORED else "uniform")
+    allocation = allocation or ("utilization" if method in SCORED else "uniform")
     if allocation != "uniform" and method not in SCORED:
         raise InputError(f"{method} has an allocation of its own", cure="leave --allocation out, or --method wanda")
     if table is not None and keep_latency is None:

@@ -77,6 +77,7 @@ def run(
             provider=found.provider,
             progress=found.say,
         )
+        onnx.load_external_data_for_model(shrunk.model, str(folder))  # which is gone when the caller has the model
         shrunk.map = against_original(shrunk.map, found.graph, shrunk.model)
         shrunk.map["source"]["sha256"] = found.model.digest()
         shrunk.map["options"]["pruned"] = found.method

@@ -43,8 +43,8 @@ def test_the_sliced_network_is_the_file(name: str, repair: bool, tmp_path) -> No
     network, example = made(name)
     source, output = tmp_path / "dense.onnx", tmp_path / "pruned.onnx"
     gates.export(network, source, example)
-    options = {"data": samples(example), "keep_parameters": 0.7, "align": 1, "repair_weights": repair}
-    result = onnxshrink.prune(source, output, **options)
+    options = {"keep_parameters": 0.7, "allocation": "uniform", "align": 1, "repair_weights": repair}
+    result = onnxshrink.prune(source, output, data=samples(example), **options)
     assert result.shrunk is not None
     mapping = json.loads(json.dumps(result.shrunk.map))
     small = gates.apply(network, mapping, example)

@@ -26,7 +26,8 @@ def constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("name", NETS)
 def test_the_map_and_the_original_make_the_result(name: str, repair: bool) -> None:
     model = NETS[name]()
-    result = onnxshrink.prune(model, data=data(model), keep_parameters=0.7, align=1, repair_weights=repair)
+    options = {"keep_parameters": 0.7, "allocation": "uniform", "align": 1, "repair_weights": repair}
+    result = onnxshrink.prune(model, data=data(model), **options)
     assert result.shrunk is not None
     mapping = json.loads(json.dumps(result.shrunk.map))
     before, after = constants(model), constants(result.model)
@@ -52,7 +53,7 @@ def test_what_changed_without_being_cut_is_in_it() -> None:
     x = m.op("Relu", m.conv("x", 3, 12))
     x = m.op("Relu", m.conv(x, 12, 12, bias=False))
     model = m.model(m.conv(x, 12, 4))
-    result = onnxshrink.prune(model, data=data(model), keep_macs=0.5, align=1)
+    result = onnxshrink.prune(model, data=data(model), keep_macs=0.5, allocation="uniform", align=1)
     assert result.shrunk is not None
     entries = {(entry["node"], entry["input"]): entry for entry in result.shrunk.map["weights"]}
     last, middle = (f"Conv `{node.name}`" for node in (model.graph.node[4], model.graph.node[2]))

@@ -403,6 +403,7 @@ def test_a_folder_and_external_data(files: tuple[Path, Path, Path]) -> None:
     assert Path(f"{output}.data").exists()
     alike = onnxshrink.prune(residual(), data=[{"x": x[None]} for x in inputs(model, 40)], keep_macs=0.6)
     assert np.allclose(written, run(alike.model, x)[0], atol=1e-4)
+    assert np.allclose(written, run(result.model, x)[0], atol=1e-6), "the model needs no file"
     assert result.error == pytest.approx(alike.error, rel=1e-3)
 
 

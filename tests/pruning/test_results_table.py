@@ -36,7 +36,7 @@ def test_what_was_run_is_in_its_cell(tmp_path: Path) -> None:
     assert "Published models" not in text
     assert "`pfp`" not in text, "nothing of it was run"
     rows = [*pruning_rows.all_rows(tmp_path, tmp_path, tmp_path, tmp_path)]
-    assert f"{len(rows) - 3} of {len(rows)} rows are not run yet, such as resnet20/wanda-0.45-plain" in text
+    assert f"{len(rows) - 3} of {len(rows)} rows are not run yet, such as resnet20/wanda-utilization-0.45-plain" in text
 
 
 def test_wins_are_counted_against_the_rival(tmp_path: Path) -> None:

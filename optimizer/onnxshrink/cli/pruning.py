@@ -38,8 +38,8 @@ from .output import console, progress, refuse_targets, write, write_json
 )
 @click.option(
     "--allocation",
-    type=click.Choice(["uniform", "global", "knapsack", "utilization"]),
-    help="What each class gives up. Default: uniform; utilization for a latency.",
+    type=click.Choice(["utilization", "knapsack", "uniform", "global"]),
+    help="Of wanda and magnitude: what each class gives up. Default: utilization.",
 )
 @click.option(
     "--variant",

@@ -131,7 +131,7 @@ def _weights(step: Step) -> list[dict[str, Any]]:
                     "outputs": _all(cut.indices(node.outputs[0], 1), solution.context.size(node.outputs[0], 1)),
                 }
             value = execution.computed.get(tensor)
-            if source.endswith("@known"):
+            if value is None and source.endswith("@known"):
                 value = cut.weight(tensor)
             # what a carrier took over follows from `absorbed`; other new values are written down
             if value is not None and not (index == 1 and isinstance(rule, Convolution | Multiplication)):

@@ -9,6 +9,8 @@ from typing import Any
 from tools.pruning_rows import CALIBRATION, CASCADES, CURVES, HELD_OUT, METHODS, OURS, PUBLISHED, SHARES, Row
 from tools.table import table
 
+DEFAULT = "wanda utilization"
+
 Found = dict[tuple[str, str], dict[str, Any] | None]
 
 
@@ -100,10 +102,10 @@ def published_table(found: Found) -> str:
                 continue
             lines.append([name, f"{images}, {scaling}", f"75 % of {budget}", *(_judged(one) for one in figures)])
             theirs = figures[-1]
-            best = [one["error"] for one in figures[:-1] if one is not None and "error" in one]
-            if theirs is not None and best:
+            ours = figures[kinds.index(DEFAULT)]
+            if theirs is not None and ours is not None and "error" in ours:
                 counts[1] += 1
-                counts[0] += "error" not in theirs or min(best) <= theirs["error"]
+                counts[0] += "error" not in theirs or ours["error"] <= theirs["error"]
     if len(lines) == 1:
         return ""
     told = "; ".join(f"{w} of {n} at equal {budget}" for budget, (w, n) in wins.items() if n)
@@ -112,7 +114,8 @@ def published_table(found: Found) -> str:
         f"output is a vector, and share of the budget that is left, on {HELD_OUT} images that no method saw; "
         f"{CALIBRATION} to calibrate. Latency at one thread, measured in turns with the original. onnxsim's repair "
         f"fits MatMul and Gemm, not Conv; it knows no multiples of channels, so it has to take more before a model "
-        f"becomes faster. At least as good: {told}."
+        f"becomes faster. Counted for `{DEFAULT}` alone, which became the default on these rows and those of the "
+        f"ResNet-20, so the choice has seen them. At least as good: {told}."
     )
     return f"### Published models\n\n{text}\n\n{table(lines, markdown=True)}"
 

@@ -42,6 +42,7 @@ def wanda(model: onnx.ModelProto, samples: Sequence[Feeds], cost: Cost, target: 
         import onnxsim
     except ModuleNotFoundError as missing:
         raise SystemExit("the comparison needs onnxsim: pip install -c constraints.txt onnxsim") from missing
+    model = _fed(model)
     found: Rival | None = None
     low, high = 0.0, 1.0
     for _ in range(STEPS):
@@ -56,3 +57,14 @@ def wanda(model: onnx.ModelProto, samples: Sequence[Feeds], cost: Cost, target: 
         return None
     repaired = onnxsim.apply_pruning_finetune(model, found.plain, list(samples))
     return Rival(found.plain, repaired, found.sparsity, found.share)
+
+
+def _fed(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model whose graph inputs are those that samples feed: onnxsim asks for a sample of each weight among them."""
+    own = onnx.ModelProto()
+    own.CopyFrom(model)
+    weights = {weight.name for weight in model.graph.initializer}
+    fed = [entry for entry in model.graph.input if entry.name not in weights]
+    del own.graph.input[:]
+    own.graph.input.extend(fed)
+    return own

@@ -29,6 +29,9 @@ class Rival:
 def wanda(model: onnx.ModelProto, samples: Sequence[Feeds], cost: Cost, target: float) -> Rival | None:
     """The least sparsity of a few that keeps to the target, or None where none does.
 
+    The model is simplified first, as that tool's users do: it does not prune in front of a BatchNormalization, and its
+    simplifier folds those.
+
     Args:
         model: the original.
         samples: what it calibrates on.
@@ -42,7 +45,7 @@ def wanda(model: onnx.ModelProto, samples: Sequence[Feeds], cost: Cost, target: 
         import onnxsim
     except ModuleNotFoundError as missing:
         raise SystemExit("the comparison needs onnxsim: pip install -c constraints.txt onnxsim") from missing
-    model = _fed(model)
+    model, _ = onnxsim.simplify(_fed(model))
     found: Rival | None = None
     low, high = 0.0, 1.0
     for _ in range(STEPS):

@@ -60,7 +60,9 @@ class DataSet:
 
 DATA_SETS = {
     "cifar10": DataSet((32, 32), cifar10.MEAN, cifar10.STD, cifar10.CLASSES, Classification()),
-    "camvid": DataSet((180, 240), camvid.MEAN, camvid.STD, camvid.CLASSES, Segmentation(camvid.CLASSES)),
+    "camvid": DataSet(
+        (180, 240), camvid.MEAN, camvid.STD, camvid.CLASSES, Segmentation(camvid.CLASSES, camvid.WEIGHTS)
+    ),
     "imagenet": DataSet((224, 224), files.IMAGENET_MEAN, files.IMAGENET_STD, 1000, Classification()),
     "cityscapes": DataSet((512, 1024), files.CITYSCAPES_MEAN, files.CITYSCAPES_STD, 19, Segmentation(19)),
 }

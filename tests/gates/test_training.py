@@ -258,13 +258,23 @@ def test_segmentation_is_scored_by_the_mean_intersection_over_union():
     answers = torch.tensor([[[0, 1, 1], [1, 0, 2]]])
     output = torch.nn.functional.one_hot(answers, 3).permute(0, 3, 1, 2).float()
     assert task.score(task.counts(output, target)) == pytest.approx((1 / 2 + 2 / 3) / 2)  # class 2 does not occur
-    assert torch.isfinite(task.loss(output, target, 0.0))
-    expected = torch.nn.functional.cross_entropy(output[..., :2], target[..., :2].clamp_max(2), reduction="none")
-    assert task.loss(output, target, 0.0).item() == pytest.approx(
-        (expected.sum() - expected[0, 1, 1] + torch.nn.functional.cross_entropy(output[:, :, 0, 2], torch.tensor([1])))
-        .div(4)
-        .item()
+
+
+def test_the_loss_of_a_segmentation_is_the_mean_over_parts_of_the_batch():
+    output, target = torch.randn(4, 3, 5, 7), torch.randint(0, 4, (4, 5, 7))  # 3 has no label
+    weights = (0.5, 2.0, 3.0)
+    chosen = output.log_softmax(1).gather(1, target.clamp_max(2)[:, None])[:, 0]
+    closed = -(torch.tensor([*weights, 0.0])[target] * chosen).sum() / target.numel()
+    task = training.Segmentation(3, weights)
+    whole = task.loss(output, target, 0.0)
+    torch.testing.assert_close(whole, closed)
+    parts = [task.loss(output[part], target[part], 0.1) for part in (slice(0, 2), slice(2, 4))]
+    torch.testing.assert_close(task.loss(output, target, 0.1), sum(parts) / 2)
+    torch.testing.assert_close(
+        training.Segmentation(3, (1.0,) * 3).loss(output, target, 0.0), training.Segmentation(3).loss(output, target, 0.0)
     )
+    with pytest.raises(InputError, match="2 weights for 3 classes"):
+        training.Segmentation(3, (1.0, 2.0))
 
 
 def test_distillation_is_nothing_from_oneself_and_has_the_known_gradient():

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from ...errors import InputError
 
 
 class Task(Protocol):
@@ -45,16 +48,30 @@ class Segmentation:
     """Cross-entropy of each pixel, and the mean intersection over union of the classes that occur.
 
     Output [N, classes, H, W] logits, target [N, H, W] int64; pixels whose target is `classes` or more have no label.
+
+    The loss is the sum over labelled pixels by the number of all pixels, so the losses of several processes' parts of a
+    batch average to that of the batch.
+
+    Args:
+        weights: of each class in the loss; equal by default. The mean over union counts a rare class as much as any
+            other, cross-entropy does not: a small network gives rare classes up.
     """
 
     metric = "mean IoU"
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, weights: Sequence[float] = ()) -> None:
+        if weights and len(weights) != classes:
+            raise InputError(f"{len(weights)} weights for {classes} classes")
         self.classes = classes
+        self.weights = tuple(weights)
 
     def loss(self, output: Tensor, target: Tensor, smoothing: float) -> Tensor:
         labelled = torch.where(target < self.classes, target, -100)
-        return functional.cross_entropy(output, labelled, ignore_index=-100, label_smoothing=smoothing)
+        weights = output.new_tensor(self.weights) if self.weights else None
+        total = functional.cross_entropy(
+            output, labelled, weights, ignore_index=-100, label_smoothing=smoothing, reduction="sum"
+        )
+        return total / target.numel()
 
     def counts(self, output: Tensor, target: Tensor) -> Tensor:
         """The confusion matrix, [classes, classes]: rows are targets, columns are answers."""

@@ -203,6 +203,13 @@ def test_the_packs_of_this_machine(request):
         pytest.skip("no packs here")
     assert [len(camvid.read(folder, split)) for split in ("train", "val", "test")] == [367, 101, 233]
     assert len(cifar10.read(folder, "test")) == 10_000
+    labels = camvid.read(folder, "train").targets
+    labelled = (labels < camvid.CLASSES).sum((1, 2))
+    counts = torch.stack([(labels == k).sum((1, 2)) for k in range(camvid.CLASSES)])
+    frequency = counts.sum(1) / torch.stack([labelled[shown].sum() for shown in counts > 0])
+    balanced = frequency.median() / frequency
+    mean = (counts.sum(1) * balanced).sum() / labelled.sum()
+    torch.testing.assert_close(torch.tensor(camvid.WEIGHTS), balanced / mean, atol=5e-4, rtol=0)
 
 
 def folder_of_classes(folder):

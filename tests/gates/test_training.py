@@ -271,7 +271,8 @@ def test_the_loss_of_a_segmentation_is_the_mean_over_parts_of_the_batch():
     parts = [task.loss(output[part], target[part], 0.1) for part in (slice(0, 2), slice(2, 4))]
     torch.testing.assert_close(task.loss(output, target, 0.1), sum(parts) / 2)
     torch.testing.assert_close(
-        training.Segmentation(3, (1.0,) * 3).loss(output, target, 0.0), training.Segmentation(3).loss(output, target, 0.0)
+        training.Segmentation(3, (1.0,) * 3).loss(output, target, 0.0),
+        training.Segmentation(3).loss(output, target, 0.0),
     )
     with pytest.raises(InputError, match="2 weights for 3 classes"):
         training.Segmentation(3, (1.0, 2.0))

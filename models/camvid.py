@@ -24,7 +24,7 @@ from onnxshrink.errors import InputError
 MEAN, STD = (0.4125, 0.4259, 0.4330), (0.2993, 0.3033, 0.2994)
 CLASSES = 11
 WEIGHTS = (0.594, 0.427, 10.104, 0.314, 2.115, 0.896, 8.145, 4.181, 1.667, 13.486, 18.651)
-"""Of the classes in the loss: median over own frequency in training images with the class; the mean over pixels is 1."""
+"""Of the classes in the loss: median over own frequency in images with the class, scaled to a mean of 1 over pixels."""
 SIZE = (240, 180)
 """Width and height that other layouts are resized to: images by bilinear interpolation, labels by the nearest pixel."""
 

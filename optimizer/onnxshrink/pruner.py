@@ -90,6 +90,11 @@ def run(
         for what, (was, _) in list(sizes.items()):
             sizes[what] = (was, found.count(shrunk.model, what))
     notes = [] if gone else ["cutting what carries nothing is enough for this budget: no channel was given up"]
+    if found.graph.default_inputs:
+        notes.append(
+            f"{len(found.graph.default_inputs)} initializers were listed as inputs (overridable defaults); they are "
+            "constants now"
+        )
     was, left = sizes["parameters"]
     if was is not None and left is not None and left > was:
         notes.append(

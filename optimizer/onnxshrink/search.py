@@ -14,12 +14,13 @@ from .candidates import Candidates
 from .errors import InputError
 from .pruning.allocation import for_size, prefix
 from .pruning.budget import Budget, longest, metric
+from .pruning.latency import LatencyFunction
 from .runtime import PROVIDERS
 
 TRIES = 6
 """How often a budget is tightened when what comes out is more than the function of the units kept says."""
 
-MEASURED_TRIES = 4
+MEASURED_TRIES = 6
 """The same where each costs a measurement."""
 
 CLOSE = 0.02
@@ -94,27 +95,36 @@ def by_latency(candidates: Candidates, share: float, repairing: bool, folder: Pa
     latency, table, order = candidates.latency, candidates.table, candidates.selector.order
     assert latency is not None
     assert table is not None
-    target, tried = share, dict[int, float]()
-    for _ in range(MEASURED_TRIES):
-        gone = for_size(order, latency, target * latency.whole)
-        if gone is None and not tried:
-            least = float(latency(order.counts(order.masks(len(order))))) / latency.whole
-            raise InputError(
-                f"{100 * share:.4g} % of the latency cannot be reached",
-                file=candidates.model.name,
-                cure=f"the nearest reachable is {100 * least:.1f} %, as the table says",
-            )
-        gone = len(order) if gone is None else gone
-        if gone in tried or not here(candidates, table):
-            tried.setdefault(gone, share)
-            break
+    function: LatencyFunction = latency
+
+    def predicted(gone: int) -> float:
+        return float(function(order.counts(order.masks(gone)))) / function.whole
+
+    def told(target: float) -> int | None:
+        return for_size(order, function, target * function.whole)
+
+    gone = told(share)
+    if gone is None:
+        raise InputError(
+            f"{100 * share:.4g} % of the latency cannot be reached",
+            file=candidates.model.name,
+            cure=f"the nearest reachable is {100 * predicted(len(order)):.1f} %, as the table says",
+        )
+    if not here(candidates, table):
+        return gone
+    tried: dict[int, float] = {}
+    slow, fast = -1, len(order) + 1  # the longest prefix that is too slow, and the shortest that is not
+    while len(tried) < MEASURED_TRIES and slow < gone < fast:
         candidates.say(f"measuring {gone} of {len(order)} units gone")
         proto = candidates.shrunk(candidates.selector(gone), repairing)
-        tried[gone] = measure(candidates, proto, table, folder).ratio
-        if share * (1 - LOOSE) <= tried[gone] <= share * (1 + CLOSE):
+        tried[gone] = ratio = measure(candidates, proto, table, folder).ratio
+        if share * (1 - LOOSE) <= ratio <= share * (1 + CLOSE):
             break
-        predicted = float(latency(order.counts(order.masks(gone)))) / latency.whole
-        target = min(predicted * share / tried[gone], 1.0)
+        slow, fast = (slow, gone) if ratio <= share * (1 + CLOSE) else (gone, fast)
+        wanted = told(min(predicted(gone) * share / ratio, 1.0))
+        gone = len(order) if wanted is None else wanted
+        if not slow < gone < fast:  # the table is of no more help
+            gone = (slow + fast) // 2
     met = [gone for gone, ratio in tried.items() if ratio <= share * (1 + CLOSE)]
     return min(met) if met else min(tried, key=lambda gone: tried[gone])
 

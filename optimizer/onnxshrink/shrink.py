@@ -99,7 +99,7 @@ def optimize(
             if plan.removed["range"] and graph.ranges:
                 told = ", ".join(f"`{name}` in [{low:g}, {high:g}]" for name, (low, high) in graph.ranges.items())
                 notes.append(f"equal for inputs within the ranges given: {told}")
-            if graph.default_inputs and model.proto.ir_version >= 4 and plan.changes:
+            if graph.default_inputs and plan.changes:
                 notes.append(
                     f"{len(graph.default_inputs)} initializers were listed as inputs (overridable defaults); they are "
                     "constants now (--keep-default-inputs keeps them)"

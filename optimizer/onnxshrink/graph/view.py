@@ -190,8 +190,8 @@ def build(model: Model, *, keep_default_inputs: bool = False) -> Graph:
     """
     graph = model.proto.graph
     values: dict[str, TensorProto] = {t.name: t for t in graph.initializer}
-    overridable = [i.name for i in graph.input if i.name in values]
-    if keep_default_inputs and model.proto.ir_version >= 4:
+    overridable = [i.name for i in graph.input if i.name in values and model.proto.ir_version >= 4]
+    if keep_default_inputs:
         for name in overridable:
             del values[name]
         overridable = []

@@ -117,7 +117,8 @@ def _clear(array: np.ndarray, axis: int, where: np.ndarray) -> None:
 def write(graph: Graph, changed: Mapping[str, np.ndarray], biases: Mapping[int, np.ndarray]) -> onnx.ModelProto:
     """The model with new values of constant edges; its graph stays as it is.
 
-    An initializer that several nodes read gets a copy for those that want other values.
+    Weights that are listed as inputs, defaults that a caller could override, are constants from here on: what is pruned
+    by its value has one. An initializer that several nodes read gets a copy for those that want other values.
 
     Args:
         graph: the view.
@@ -127,6 +128,8 @@ def write(graph: Graph, changed: Mapping[str, np.ndarray], biases: Mapping[int, 
     model = graph.model
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
+    for value in [value for value in proto.graph.input if value.name in graph.default_inputs]:
+        proto.graph.input.remove(value)
     taken = names_in(proto.graph)
     wanted: dict[str, list[tuple[Node, int]]] = {}
     for node in graph.nodes:

@@ -46,7 +46,7 @@ def execute(solution: Solution, replaced: set[str], changed: set[str], *, altere
     """
     cut = PlannedCut(solution)
     graph = solution.context.graph
-    edits = Edits(inputs={n for n in graph.default_inputs if graph.model.proto.ir_version >= 4})
+    edits = Edits(inputs=set(graph.default_inputs))
     rewrites: dict[int, Rewrite] = {}
     staying: dict[int, Node] = {}
     alias: dict[str, str] = {}

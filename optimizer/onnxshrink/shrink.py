@@ -99,10 +99,14 @@ def optimize(
             if plan.removed["range"] and graph.ranges:
                 told = ", ".join(f"`{name}` in [{low:g}, {high:g}]" for name, (low, high) in graph.ranges.items())
                 notes.append(f"equal for inputs within the ranges given: {told}")
-            if graph.default_inputs and plan.changes:
+            if graph.default_inputs:
+                count = len(graph.default_inputs)
                 notes.append(
-                    f"{len(graph.default_inputs)} initializers were listed as inputs (overridable defaults); they are "
-                    "constants now (--keep-default-inputs keeps them)"
+                    f"{count} initializers were listed as inputs (overridable defaults); they are constants now "
+                    "(--keep-default-inputs keeps them)"
+                    if plan.changes
+                    else f"{count} initializers are listed as inputs (overridable defaults), so ONNX Runtime neither "
+                    "folds nor fuses them, which can halve its speed; export without keep_initializers_as_inputs"
                 )
             proto = onnx.load_model(str(staged.path), load_external_data=False)
             parameters = benchmark.parameters(model.original), benchmark.parameters(proto)

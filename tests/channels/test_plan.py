@@ -9,7 +9,11 @@ import pytest
 from onnx import ModelProto
 
 import onnxshrink
+from onnxshrink.channels.analysis import Options, analyse
 from onnxshrink.channels.plan import Plan
+from onnxshrink.graph.inline import inlined
+from onnxshrink.graph.model import read
+from onnxshrink.graph.view import build
 from onnxshrink.look import Inspection
 from tests.zoo import oracle
 from tests.zoo.net import Net
@@ -241,6 +245,42 @@ def test_alignment_of_depthwise_layers_moves_together() -> None:
     t = net.op("Relu", net.conv(t, 8, 8, group=8, zero=(0, 2, 7)))
     plan = plan_of(net.output(net.conv(t, 8, 4, 1, name="y")), align=2)
     assert [layer.after for layer in plan.layers] == [6, 6, 4]
+
+
+def widening(own: tuple[int, ...] = ()) -> Net:
+    """A residual stream of 16 channels, 8 of them dead, that padding widens to 22, `own` of the added ones dead."""
+    net, dead = Net(), tuple(range(8))
+    t = net.op("Relu", net.conv(net.input("x", SHAPE), 3, 16, zero=dead))
+    t = net.op("Relu", net.op("Add", t, net.conv(t, 16, 16, zero=dead)))
+    wide = net.op("Pad", t, net.const(np.array([0, 0, 0, 0, 0, 6, 0, 0])))
+    t = net.op("Relu", net.op("Add", wide, net.conv(t, 16, 22, zero=(*dead, *own))))
+    return net.output(net.conv(t, 22, 4, name="y"))
+
+
+def test_alignment_does_not_keep_everything_where_it_cannot_be_met() -> None:
+    """8 and 14 channels: each slice that would round the 14 up to 16 is one of the 8 too, and so on to the last."""
+    plan, exact = plan_of(widening(), align=4), plan_of(widening())
+    assert [layer.after for layer in plan.layers] == [8, 8, 14, 4]
+    assert [layer.aligned for layer in plan.layers] == [0, 0, 0, 0]
+    assert (plan.kept, plan.stays) == (exact.kept, exact.stays)
+
+
+def test_alignment_takes_slices_that_no_other_count_has() -> None:
+    plan = plan_of(widening(own=(17, 18, 19)), align=4)
+    assert [layer.after for layer in plan.layers] == [8, 8, 12, 4]
+
+
+def test_a_choice_that_is_taken_back_leaves_no_trace() -> None:
+    graph = build(inlined(read(widening().model())))
+    plain, aligned = (analyse(graph, Options(0.0, align)).solution for align in (1, 4))
+    for tensor in graph.tensors():
+        assert plain.needed(tensor) == aligned.needed(tensor)
+        for axis, (live, other) in enumerate(zip(plain.live(tensor), aligned.live(tensor), strict=True)):
+            np.testing.assert_array_equal(live, other)
+            np.testing.assert_array_equal(plain.kept((tensor, axis)), aligned.kept((tensor, axis)))
+    assert plain.cause.keys() == aligned.cause.keys()
+    for port, cause in plain.cause.items():
+        np.testing.assert_array_equal(cause, aligned.cause[port])
 
 
 # --- what is not needed is not cut

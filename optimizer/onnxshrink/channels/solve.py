@@ -8,6 +8,7 @@ reads and its pins (axes that none of its ties mentions) count.
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -16,6 +17,15 @@ from ..ops.rule import Context, Demand, everything
 from ..ops.tie import Blocks, EqualPerGroup, Port, Tie, linked
 
 PIN, TIE, READ, CHOICE, OUTPUT = range(5)
+
+
+@dataclass
+class _Growth:
+    """What the sets gained since a choice that may be taken back: by port, by mask of what is live, and as tensors."""
+
+    kept: list[tuple[Port, np.ndarray]] = field(default_factory=list)
+    live: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+    needed: list[str] = field(default_factory=list)
 
 
 class Solution:
@@ -37,6 +47,7 @@ class Solution:
         ]
         self._queue: deque[Node] = deque()
         self._queued: set[int] = set()
+        self._growth: _Growth | None = None
         for tensor in graph.tensors():
             sizes = [d if isinstance(d, int) else 1 for d in context.shape(tensor) or ()]
             pinned = [not isinstance(d, int) or d == 0 for d in context.shape(tensor) or ()]
@@ -89,6 +100,8 @@ class Solution:
         cause = self.cause.setdefault(port, np.full((current.size, 2), -1, np.int32))
         cause[new] = why, reader
         current |= new
+        if self._growth is not None:
+            self._growth.kept.append((port, new))
         self._touch(port[0])
 
     def _demand(self, tensor: str, demand: Demand | None, reader: int) -> None:
@@ -102,14 +115,19 @@ class Solution:
         self._require(tensor)
         for axis, mask in enumerate(whole):
             live = self._live[tensor][axis]
-            if (mask & ~live).any():
-                live |= mask
+            new = mask & ~live
+            if new.any():
+                live |= new
+                if self._growth is not None:
+                    self._growth.live.append((live, new))
                 self._keep((tensor, axis), mask, READ, reader)
                 self._touch(tensor)
 
     def _require(self, tensor: str) -> None:
         if tensor not in self._needed:
             self._needed.add(tensor)
+            if self._growth is not None:
+                self._growth.needed.append(tensor)
             self._touch(tensor)
 
     def _touch(self, tensor: str) -> None:
@@ -220,13 +238,17 @@ class Solution:
     def align(self, multiple: int) -> dict[Port, np.ndarray]:
         """Round the channel counts of contractions up to a multiple by keeping slices that could go.
 
+        A count stays ragged where rounding it up makes others ragged: sums and concatenations couple counts that no
+        number of slices may round all at once, and on the way there everything would stay.
+
         Returns:
             For each port, the slices that are kept for alignment only.
         """
         before = {t: [m.copy() for m in masks] for t, masks in self._kept.items()}
-        if multiple > 1:
-            while self._align_once(multiple):
-                self.settle()
+        left: set[Port] = set()
+        while port := next((port for port in self._ragged(multiple) if port not in left), None):
+            if not self._rounded(port, multiple, from_end=False) and not self._rounded(port, multiple, from_end=True):
+                left.add(port)
         return {
             (tensor, axis): mask & ~old
             for tensor, masks in self._kept.items()
@@ -234,21 +256,44 @@ class Solution:
             if (mask & ~old).any()
         }
 
-    def _align_once(self, multiple: int) -> bool:
+    def _ragged(self, multiple: int) -> list[Port]:
+        """Contractions' channels whose count is no multiple, and could be more."""
+        found = []
         for node in self.context.graph.nodes:
             channels = self.context.channels(node)
-            if channels is None or not self.active(node):
-                continue
-            port = (node.outputs[0], channels.axis)
-            mask = self.kept(port)
-            count = int(mask.sum())
-            short = min(-count % multiple, mask.size - count)
-            if short and count < mask.size:
-                more = np.zeros_like(mask)
-                more[np.flatnonzero(~mask)[:short]] = True
-                self.keep(port, more)
-                return True
+            if channels is not None and self.active(node):
+                mask = self.kept((node.outputs[0], channels.axis))
+                if int(mask.sum()) % multiple and not mask.all():
+                    found.append((node.outputs[0], channels.axis))
+        return found
+
+    def _rounded(self, port: Port, multiple: int, *, from_end: bool) -> bool:
+        """Whether fewer counts are ragged when the first, or last, slices that could go stay; otherwise they may go."""
+        ragged = len(self._ragged(multiple))
+        mask = self.kept(port)
+        free = np.flatnonzero(~mask)
+        short = min(-int(mask.sum()) % multiple, free.size)
+        more = np.zeros_like(mask)
+        more[free[-short:] if from_end else free[:short]] = True
+        growth = self._growth = _Growth()
+        self.keep(port, more)
+        self.settle()
+        self._growth = None
+        if len(self._ragged(multiple)) < ragged:
+            return True
+        self._take_back(growth)
         return False
+
+    def _take_back(self, growth: _Growth) -> None:
+        for mask, new in growth.live:
+            mask[new] = False
+        for port, new in growth.kept:
+            self.kept(port)[new] = False
+            self.cause[port][new] = -1
+        for port in {port for port, _ in growth.kept}:
+            if (self.cause[port] < 0).all():
+                del self.cause[port]
+        self._needed.difference_update(growth.needed)
 
 
 def _mentioned(node: Node, ties: list[Tie], constant: set[str]) -> set[Port]:

@@ -13,6 +13,7 @@ import onnx
 from . import benchmark
 from .acceptance import Judge, accepted
 from .channels.analysis import Options
+from .channels.plan import Plan
 from .draft import Progress, Shapes, default_align, draft, fastest, promise
 from .errors import ConditionError, ModelError
 from .graph.inline import inlined
@@ -21,8 +22,6 @@ from .graph.view import Graph, build
 from .graph.write import file_bytes
 from .result import Result
 from .rewrite.map import make_map
-
-DENSE = "the model is dense: give up channels at a known loss with `onnxshrink prune`, or train onnxshrink.gates"
 
 
 def optimize(
@@ -78,7 +77,8 @@ def optimize(
     options = Options(negligible, align if isinstance(align, int) else default_align(graph))
     made = draft(graph, options, input_shapes)
     if fail_if_unchanged and not made.plan.changes:
-        raise ConditionError("no channel can go", file=model.name, cure=DENSE)
+        what, cure = why_unchanged(made.plan)
+        raise ConditionError(what, file=model.name, cure=cure)
     watch.lap("plan")
     with tempfile.TemporaryDirectory(prefix="onnxshrink-") as folder:
         origin = model.path
@@ -135,7 +135,7 @@ def optimize(
                 staged.commit()
         watch.lap("write")
     if not plan.changes:
-        notes.append(f"no channel of this model can go without loss; {DENSE}")
+        notes.append("; ".join(why_unchanged(plan)))
     return Result(
         judge.result,
         plan,
@@ -174,3 +174,14 @@ class _Watch:
         now = time.perf_counter()
         self.seconds[name] = round(now - self._last, 3)
         self._last = now
+
+
+def why_unchanged(plan: Plan) -> tuple[str, str]:
+    """Why a plan that changes nothing does not, and what its reader can do."""
+    aligned = sum(layer.aligned for layer in plan.layers)
+    if aligned:
+        return f"no channel goes: {aligned} that carry nothing stay for alignment", "--align 1 cuts them"
+    return (
+        "no channel of this model can go without loss: it is dense",
+        "give up channels at a known loss with `onnxshrink prune`, or train onnxshrink.gates",
+    )

@@ -283,6 +283,14 @@ def test_a_choice_that_is_taken_back_leaves_no_trace() -> None:
         np.testing.assert_array_equal(cause, aligned.cause[port])
 
 
+def test_a_model_that_alignment_keeps_whole_is_not_called_dense() -> None:
+    net = Net()
+    t = net.op("Relu", net.conv(net.input("x", SHAPE), 3, 8, zero=(1, 2)))
+    result = onnxshrink.optimize(net.output(net.conv(t, 8, 4, name="y")).model(), align=4)
+    assert result.changed is False
+    assert result.notes == ["no channel goes: 2 that carry nothing stay for alignment; --align 1 cuts them"]
+
+
 # --- what is not needed is not cut
 
 

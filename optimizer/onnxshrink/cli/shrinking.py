@@ -106,7 +106,7 @@ def inspect(
     from .. import inspect as run
     from ..look import Difference
     from ..report.terminal import print_difference, print_plan, print_sizes
-    from ..shrink import DENSE
+    from ..shrink import why_unchanged
 
     refuse_targets([json_file], [model, other])
     out = console(json_file)
@@ -117,7 +117,7 @@ def inspect(
         print_plan(out, found.plan, everything=everything)
         print_sizes(out, found.sizes)
         if not found.plan.changes:
-            out.print(f"no channel can go without loss; {escape(DENSE)}")
+            out.print(escape("; ".join(why_unchanged(found.plan))))
     write_json(json_file, found.to_json())
 
 

@@ -40,7 +40,7 @@ TARGETS = {
 }
 """File -> number of mutants."""
 
-SPARED = ("macs", "label", "stand_in", "channels", "derived", "cached", "__post_init__", "align", "_align_once")
+SPARED = ("macs", "label", "stand_in", "channels", "derived", "cached", "__post_init__", "align", "_ragged", "_rounded")
 """Functions that only count, name or cache, and alignment, which may choose as it likes."""
 
 COMPARISONS: dict[type, str] = {

@@ -21,6 +21,8 @@ from tools.pruning_rows import (
 )
 from tools.table import table
 
+NAMES = {"macs": "multiply-adds", "latency": "latency"}
+
 Found = dict[tuple[str, str], dict[str, Any] | None]
 
 
@@ -113,8 +115,8 @@ def published_table(found: Found) -> str:
         good, better = sum(a <= b for a, b in outcomes), sum(a < b for a, b in outcomes)
         alone = sum(a < b == math.inf for a, b in outcomes)
         told = (
-            f"At 75 % of the {budget}, `{DEFAULT}` is at least as good as the rival on {good} of {len(outcomes)} models"
-            f" and better on {better}; on {alone} of these no sparsity of the rival keeps to the budget."
+            f"At 75 % of the {NAMES[budget]}, `{DEFAULT}` is at least as good as the rival on {good} of "
+            f"{len(outcomes)} models and better on {better}; on {alone} of these no sparsity of the rival keeps to the budget."
         )
         tables.append(f"{told if outcomes else ''}\n\n{table(lines, markdown=True)}")
     if not tables:
@@ -184,6 +186,6 @@ def _judged(figures: dict[str, Any] | None) -> str:
     if figures is None:
         return ""
     if "failed" in figures:
-        return f"– ({figures['failed']})"
+        return f"– ({figures['failed'].split('.onnx: ')[-1]})"
     agreement = "" if figures["agreement"] is None else f", {100 * figures['agreement']:.1f} %"
     return f"{figures['error']:.3f}{agreement} (at {100 * figures['share']:.1f} %)"

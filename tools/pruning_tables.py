@@ -116,7 +116,8 @@ def published_table(found: Found) -> str:
         alone = sum(a < b == math.inf for a, b in outcomes)
         told = (
             f"At 75 % of the {NAMES[budget]}, `{DEFAULT}` is at least as good as the rival on {good} of "
-            f"{len(outcomes)} models and better on {better}; on {alone} of these no sparsity of the rival keeps to the budget."
+            f"{len(outcomes)} models and better on {better}; on {alone} of these no sparsity of the rival keeps to the "
+            "budget."
         )
         tables.append(f"{told if outcomes else ''}\n\n{table(lines, markdown=True)}")
     if not tables:

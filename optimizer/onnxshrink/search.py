@@ -90,7 +90,7 @@ def by_latency(candidates: Candidates, share: float, repairing: bool, folder: Pa
         folder: an empty one for models to measure.
 
     Raises:
-        InputError: the budget cannot be met by what the table says.
+        InputError: the budget cannot be met, as the table says and, where it is of this machine, the clock.
     """
     latency, table, order = candidates.latency, candidates.table, candidates.selector.order
     assert latency is not None
@@ -103,15 +103,19 @@ def by_latency(candidates: Candidates, share: float, repairing: bool, folder: Pa
     def told(target: float) -> int | None:
         return for_size(order, function, target * function.whole)
 
-    gone = told(share)
-    if gone is None:
-        raise InputError(
+    def unreachable(nearest: float, source: str) -> InputError:
+        return InputError(
             f"{100 * share:.4g} % of the latency cannot be reached",
             file=candidates.model.name,
-            cure=f"the nearest reachable is {100 * predicted(len(order)):.1f} %, as the table says",
+            cure=f"the nearest reachable is {100 * nearest:.1f} %, as the {source} says",
         )
+
+    first = told(share)
     if not here(candidates, table):
-        return gone
+        if first is None:
+            raise unreachable(predicted(len(order)), "table")
+        return first
+    gone = len(order) if first is None else first
     tried: dict[int, float] = {}
     slow, fast = -1, len(order) + 1  # the longest prefix that is too slow, and the shortest that is not
     while len(tried) < MEASURED_TRIES and slow < gone < fast:
@@ -126,6 +130,8 @@ def by_latency(candidates: Candidates, share: float, repairing: bool, folder: Pa
         if not slow < gone < fast:  # the table is of no more help
             gone = (slow + fast) // 2
     met = [gone for gone, ratio in tried.items() if ratio <= share * (1 + CLOSE)]
+    if not met and first is None:
+        raise unreachable(min(tried.values()), "clock")
     return min(met) if met else min(tried, key=lambda gone: tried[gone])
 
 

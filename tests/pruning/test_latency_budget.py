@@ -148,6 +148,22 @@ def test_weights_that_are_inputs_are_constants_before_anything_is_given_up(monke
     assert any(f"{count} initializers were listed as inputs" in note for note in result.notes)
 
 
+@pytest.mark.parametrize("factor", [0.05, 1.0])
+def test_the_clock_says_what_cannot_be_reached(factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table that is wrong about this machine is no reason to give up; one that is right is."""
+    monkeypatch.setattr(search.benchmark, "bench", fake_bench(lambda ratio, model: factor * ratio))
+    model = residual()
+    table = table_of(model, cpu="")
+    if factor < 1:
+        result = onnxshrink.prune(model, data=data(model), keep_latency=0.01, table=table, align=1)
+        assert result.latency is not None
+        assert result.latency.measured is not None
+        assert result.latency.measured.ratio <= 0.01 * (1 + search.CLOSE)
+    else:
+        with pytest.raises(InputError, match=r"1 % of the latency cannot be reached.*nearest .* as the clock says"):
+            onnxshrink.prune(model, data=data(model), keep_latency=0.01, table=table, align=1)
+
+
 def test_a_miss_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine on which nothing becomes faster."""
     from onnxshrink.benchmark import layer_latency

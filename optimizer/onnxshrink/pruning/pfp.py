@@ -32,8 +32,8 @@ DELTA = 1e-16
 TINY = float(np.finfo(np.float32).eps)
 """Outputs below this have no shares, as in the authors' code."""
 
-CHUNK = 1 << 24
-"""Contributions that are held at once."""
+CHUNK = 1 << 18
+"""Contributions of a unit that are held at once: as many as stay in a core's cache."""
 
 MAX_DRAWS = 1 << 20
 
@@ -50,20 +50,30 @@ def shares(
         reduction: "sum" over taps as the theorem needs it, or "max" over taps as in the authors' code.
     """
     largest = np.zeros(weights.shape[1])
-    step = max(1, CHUNK // max(1, weights.shape[0] * weights.shape[1]))
+    step = max(1, CHUNK // len(weights))
     for (sign_w, sign_a), total in totals.items():
-        w = np.maximum(sign_w * weights, 0).transpose(1, 0, 2)  # [units, outputs, taps]
+        w = np.maximum(sign_w * weights, 0).transpose(1, 0, 2).copy()  # [units, outputs, taps]
         for start in range(0, len(patches), step):
-            a = np.maximum(sign_a * patches[start : start + step], 0).transpose(1, 2, 0)  # [units, taps, places]
+            a = np.maximum(sign_a * patches[start : start + step], 0).transpose(1, 2, 0).copy()  # [units, taps, places]
             z = total[start : start + step].T
-            inverse = np.where(z > TINY, 1 / np.maximum(z, TINY), 0)
-            if reduction == "sum":
-                best = ((w @ a) * inverse).max(axis=(1, 2), initial=0)
-            else:
-                terms = [w[:, :, k, None] * a[:, None, k] * inverse for k in range(w.shape[2])]
-                best = np.max([term.max(axis=(1, 2), initial=0) for term in terms], axis=0)
+            inverse = np.where(z > TINY, 1 / np.maximum(z, TINY), 0).copy("C")
+            terms = np.empty(inverse.shape, np.result_type(w, a))
+            best = [_largest_term(w[unit], a[unit], inverse, reduction, terms) for unit in range(len(w))]
             largest = np.maximum(largest, best)
     return largest
+
+
+def _largest_term(w: np.ndarray, a: np.ndarray, inverse: np.ndarray, reduction: Reduction, terms: np.ndarray) -> float:
+    """The largest share of one unit: w is [outputs, taps], a [taps, places], `terms` room for [outputs, places]."""
+    if reduction == "sum" and w.shape[1] > 1:
+        np.matmul(w, a, out=terms)
+        terms *= inverse
+        return float(terms.max(initial=0))
+    best = 0.0
+    for weight, values in zip(w.T, a, strict=True):
+        np.multiply(inverse, values, out=terms)
+        best = max(best, float((weight * terms.max(axis=1, initial=0)).max(initial=0)))
+    return best
 
 
 def totals_of(weights: np.ndarray, patches: np.ndarray) -> dict[tuple[int, int], np.ndarray]:

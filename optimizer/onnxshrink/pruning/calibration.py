@@ -49,12 +49,14 @@ class Calibration:
         """Shapes of one sample, by input."""
         return {name: tuple(array.shape) for name, array in self.scoring[0].items()}
 
-    def batches(self, samples: Sequence[Feeds], size: int) -> Iterator[Feeds]:
-        """Samples joined along free first dimensions, at most `size` at a time; singly where they do not join."""
+    def batches(self, samples: Sequence[Feeds], size: int) -> Iterator[tuple[int, Feeds]]:
+        """Samples joined along free first dimensions, at most `size` at a time, and how many; singly where they do not
+        join.
+        """
         for start in range(0, len(samples), size):
             some = samples[start : start + size]
             joined = files.batch(some, self.specs, len(some))
-            yield from [joined] if joined is not None else some
+            yield from [(len(some), joined)] if joined is not None else [(1, sample) for sample in some]
 
 
 def load(

@@ -44,7 +44,7 @@ class Outputs:
     def _run(self, model: onnx.ModelProto) -> list[np.ndarray]:
         opened = probe(model, self._names, provider=self._provider, folder=self._folder)
         values: list[list[np.ndarray]] = [[] for _ in self._names]
-        for feeds in self._calibration.batches(self._samples, MAX_BATCH // 4):
+        for _, feeds in self._calibration.batches(self._samples, MAX_BATCH // 4):
             for place, value in zip(values, opened(feeds).values(), strict=True):
                 place.append(np.asarray(value).reshape(-1))
         return [np.concatenate(parts) for parts in values]

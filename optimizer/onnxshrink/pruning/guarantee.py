@@ -144,13 +144,14 @@ def hold_out(
     tensors = {node.inputs[0]: bytes_of(context, node.inputs[0]) for node in nodes.values()}
     for names, batch in passes(tensors):
         opened = probe(model, names, provider=provider, folder=folder)
-        for round_, values in enumerate(stream(opened, calibration, calibration.held, batch, lambda done, all: None)):
+        batches = stream(opened, calibration, calibration.held, batch, lambda done, all: None)
+        for round_, (samples, values) in enumerate(batches):
             for index, node in nodes.items():
                 if node.inputs[0] not in values:
                     continue
                 reader = Reader(node, context)
                 rng = np.random.default_rng([seed, index, round_])
-                rows = reader.rows(values[node.inputs[0]], PATCHES * min(batch, len(calibration.held)), rng)
+                rows = reader.rows(values[node.inputs[0]], PATCHES * samples, rng)
                 weight = reader.matrix(context.graph.constants[node.inputs[1]])
                 kept = (weight * scale[index][:, None]).astype(np.float32)
                 flat = rows.reshape(len(rows), -1)

@@ -116,10 +116,10 @@ def _batch(size: int) -> int:
 
 def stream(
     opened: Probe, calibration: Calibration, samples: Sequence[Feeds], batch: int, watch: Watch
-) -> Iterator[dict[str, np.ndarray]]:
-    """The tensors' values, batch by batch."""
+) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """The tensors' values, batch by batch, and how many samples these are of."""
     done = 0
-    for feeds in calibration.batches(samples, batch):
-        yield opened(feeds)
-        done = min(len(samples), done + batch)
+    for count, feeds in calibration.batches(samples, batch):
+        yield count, opened(feeds)
+        done += count
         watch(done, len(samples))

@@ -114,7 +114,7 @@ def repair(
     with tempfile.TemporaryDirectory(prefix="onnxshrink-") as scratch:
         places = []
         for name, samples in (("fitted", fitted), ("chosen", chosen or fitted)):
-            batches = list(calibration.batches(samples, BATCH))
+            batches = [feeds for _, feeds in calibration.batches(samples, BATCH)]
             pair = []
             for kind in ("original", "now"):
                 own = Path(scratch) / name / kind

@@ -7,7 +7,7 @@ is worth in a layer is its share there, and a unit that several layers read is l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +24,9 @@ from .probe import Watch, passes, probe, stream
 
 PATCHES = 16
 """Patches drawn from each sample for each layer."""
+
+PLACES = 128
+"""Patches of a layer that are read at once, where a batch has fewer: a call for each unit is dear for a few."""
 
 
 @dataclass
@@ -137,19 +140,14 @@ def score(
             def report(now: int, _: int, base: int = start) -> None:
                 watch(base + now, steps)
 
-            for round_, values in enumerate(stream(opened, calibration, samples, batch, report)):
-                for index, wanted in jobs.items():
-                    name = nodes[index].inputs[0]
-                    if name in values:
-                        rng = np.random.default_rng([seed, index, round_, held])
-                        reader = Reader(nodes[index], context)
-                        rows = reader.rows(values[name], PATCHES * min(batch, len(samples)), rng)
-                        weight = reader.matrix(context.graph.constants[nodes[index].inputs[1]])
-                        if not held:
-                            new = np.square(rows).sum(axis=0)
-                            squares[index] = squares.get(index, 0) + new
-                        if sensitivities:
-                            _read(scores, classes, wanted, index, weight, rows, held, reduction)
+            readers = {index: Reader(nodes[index], context) for index in jobs if nodes[index].inputs[0] in names}
+            batches = stream(opened, calibration, samples, batch, report)
+            for index, rows in _gathered(readers, batches, seed, held):
+                if not held:
+                    squares[index] = squares.get(index, 0) + np.square(rows).sum(axis=0)
+                if sensitivities:
+                    weight = readers[index].matrix(context.graph.constants[nodes[index].inputs[1]])
+                    _read(scores, classes, jobs[index], index, weight, rows, held, reduction)
             done = start + len(samples)
     for index, wanted in jobs.items():
         weight = np.abs(Reader(nodes[index], context).matrix(context.graph.constants[nodes[index].inputs[1]]))
@@ -157,6 +155,23 @@ def score(
         for number, port in wanted:
             scores.readings[number][index].wanda = worth[classes[number].slices[port]].sum(axis=1)
     return scores
+
+
+def _gathered(
+    readers: Mapping[int, Reader], batches: Iterable[tuple[int, Mapping[str, np.ndarray]]], seed: int, held: bool
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Patches of the layers, `PATCHES` from each sample, `PLACES` of a layer or more at once: (node index, patches)."""
+    waiting: dict[int, list[np.ndarray]] = {index: [] for index in readers}
+    for number, (samples, values) in enumerate(batches):
+        for index, reader in readers.items():
+            rng = np.random.default_rng([seed, index, number, held])
+            waiting[index].append(reader.rows(values[reader.node.inputs[0]], PATCHES * samples, rng))
+            if sum(map(len, waiting[index])) >= PLACES:
+                yield index, np.concatenate(waiting[index])
+                waiting[index] = []
+    for index, rows in waiting.items():
+        if rows:
+            yield index, np.concatenate(rows)
 
 
 def _read(

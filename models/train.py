@@ -45,8 +45,10 @@ def scored(path: Path, entry: catalogue.Entry, data: Path) -> str:
 
 
 def export(trainer: Trainer, entry: catalogue.Entry, data: Path) -> None:
-    """Write the network as ONNX and say how good the file is."""
+    """Write the network as ONNX and say how good the file is; where nothing was closed, for PyTorch too."""
     path = trainer.out / f"{entry.recipe.network}_{entry.data}.onnx"
+    if entry.recipe.search == "none":
+        trainer.save_network(trainer.out / "trained.pt")
     gates.export(trainer.gated.cpu(), path, entry.data_set.example())
     share = f"{100 * trainer.size.kept():.1f} % of the {entry.recipe.size} kept"
     trainer.monitor.say(f"{scored(path, entry, data)}, {share}")
@@ -57,7 +59,11 @@ def export(trainer: Trainer, entry: catalogue.Entry, data: Path) -> None:
 @click.option("--data", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path))
 @click.option("--set", "changes", multiple=True, metavar="FIELD=VALUE", help="of the recipe, such as target=0.3")
-@click.option("--dense", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="dense.pt of another run")
+@click.option(
+    "--dense",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="dense.pt or trained.pt of another run",
+)
 @click.option("--latencies", type=click.Path(exists=True, dir_okay=False), help="table for size=latency")
 @click.option("--epoch", type=int, help="examples in an epoch, for more frequent checkpoints")
 @click.option("--stop-after", type=int, help="end after this many epochs of the plan")

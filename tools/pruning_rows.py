@@ -58,8 +58,14 @@ PUBLISHED: dict[str, tuple[str, str]] = {
 CURVES = ("wanda", "pfp", "magnitude", "random")
 POINTS = 24
 
-CASCADES = (("pfp", 0.7, 2), ("wanda", 0.3, 2))
-"""Prune and retrain a dense ResNet-20: method, share of its MACs that stays, rounds."""
+CASCADES = {
+    "pfp-0.7-x1-trained": ("pfp", 0.7, 1, "trained"),
+    "pfp-0.7-x2": ("pfp", 0.7, 2, "dense"),
+    "wanda-0.3-x2": ("wanda", 0.3, 2, "dense"),
+}
+"""Prune and retrain a ResNet-20: method, share of its MACs that stays, rounds, and the file of the network that they
+begin with: after its first learning rate cycle, or trained to the end.
+"""
 
 DEFAULT = "wanda utilization"
 OURS = {f"wanda {name}": {"allocation": name} for name in ("uniform", "knapsack", "utilization")}
@@ -145,10 +151,9 @@ def all_rows(folder: Path, data: Path, models: Path | None, runs: Path | None) -
                     lambda a=(source, data, images, scaling, budget, OURS[ours], folder / name): published(*a),
                 )
             yield Row(name, f"{budget}-onnxsim", lambda a=(source, data, images, scaling, budget): rival(*a))
-    for method, share, rounds in CASCADES if runs is not None else ():
-        name = f"{method}-{share:g}-x{rounds}"
+    for name, how in CASCADES.items() if runs is not None else ():
         where = (runs / "resnet20" / "0" / "none", folder / "cascade" / name)
-        yield Row("cascade", name, lambda a=(*where, data, method, share, rounds): cascade(*a))
+        yield Row("cascade", name, lambda a=(*where, data, *how): cascade(*a))
     for method in ("wanda", "pfp"):
         yield Row("resnet50-scoring", method, lambda m=method: scoring(data, m))
 
@@ -207,10 +212,10 @@ def resnet20_rival(data: Path, share: float) -> dict[str, Any]:
 # --- cascade ----------------------------------------------------------------------------------------------------------
 
 
-def cascade(dense: Path, out: Path, data: Path, method: str, share: float, rounds: int) -> dict[str, Any]:
-    """Prune and retrain, beside the dense network that was trained for as many epochs."""
-    name = "resnet20_cifar10.onnx"
-    command = [sys.executable, "models/cascade.py", "resnet20", "--data", str(data), "--dense", str(dense / "dense.pt")]
+def cascade(dense: Path, out: Path, data: Path, method: str, share: float, rounds: int, begin: str) -> dict[str, Any]:
+    """Prune and retrain, beside the dense network of the run that it began with, trained to the end."""
+    name, begin = "resnet20_cifar10.onnx", str(dense / f"{begin}.pt")
+    command = [sys.executable, "models/cascade.py", "resnet20", "--data", str(data), "--dense", begin]
     command += ["--out", str(out), "--keep-macs", str(share), "--rounds", str(rounds), "--method", method]
     subprocess.run([*command, "--threads", os.environ.get("OMP_NUM_THREADS", "2")], check=True, cwd=ROOT)
     whole = benchmark.macs(onnx.load(dense / name)) or 1

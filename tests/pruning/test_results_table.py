@@ -68,7 +68,7 @@ def test_curves_are_drawn_where_they_are_asked_for(tmp_path: Path) -> None:
 
 def test_the_cascade_is_told_against_the_dense_network(tmp_path: Path) -> None:
     keep(tmp_path, "cascade", "pfp-0.7-x2", accuracy=0.89, dense=0.895, macs=0.698)
-    assert "| `pfp` | 2 | 69.8 % | 89.00 | 89.50 | -0.50 |" in section(tmp_path)
+    assert "| `pfp` | 20, 10 + 10 | 69.8 % | 89.00 | 89.50 | -0.50 |" in section(tmp_path)
 
 
 def test_a_row_is_run_once_and_a_failure_is_a_row(tmp_path: Path) -> None:

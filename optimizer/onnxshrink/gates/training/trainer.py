@@ -125,6 +125,10 @@ class Trainer:
             }
             checkpoint.save(state, self.out / CHECKPOINT)
 
+    def save_network(self, path: Path) -> None:
+        """Write the network without its gates, for `start_from` of another run."""
+        checkpoint.save({"recipe": asdict(self.recipe), "network": self.gated.network.state_dict()}, path)
+
     def resume(self) -> bool:
         """Go on from the checkpoint in the folder; False if there is none.
 
@@ -185,9 +189,7 @@ class Trainer:
                 figures |= self._collapse_checked()
             self.done = number + 1
             if epoch.phase == "dense" and self.done == self.recipe.dense_epochs and self.ranks.first:
-                checkpoint.save(
-                    {"recipe": asdict(self.recipe), "network": self.gated.network.state_dict()}, self.out / DENSE
-                )
+                self.save_network(self.out / DENSE)
             self.save()
             self.monitor.log(
                 {

@@ -160,9 +160,9 @@ def cascade_table(found: Found) -> str:
         return ""
     text = (
         "`models/cascade.py`: the dense ResNet-20, trained to the end (40 epochs) or after its first learning rate "
-        "cycle (20), is exported, pruned with repair on 512 training images, sliced by the map and retrained, in rounds "
-        "of 20 epochs together. One seed. Published for PFP at 70 % of the FLOPs, from a network trained to the end that "
-        "is better than this one, with more epochs: -0.28."
+        "cycle (20), is exported, pruned with repair on 512 training images, sliced by the map and retrained, in "
+        "rounds of 20 epochs together. One seed. Published for PFP at 70 % of the FLOPs, from a network trained to the "
+        "end that is better than this one, with more epochs: -0.28."
     )
     return f"### Prune and retrain\n\n{text}\n\n{table(lines, markdown=True)}"
 

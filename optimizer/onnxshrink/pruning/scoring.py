@@ -112,7 +112,7 @@ def score(
 ) -> Scores:
     """Stream the calibration data once through the model and score every unit.
 
-    Memory: the samples, `probe.MEMORY` of exposed tensors, and `pfp.CHUNK` contributions.
+    Memory: the samples, `probe.MEMORY` of exposed tensors, and `PLACES` patches of each layer or one batch of them.
 
     Args:
         sensitivities: compute those of PFP too.

@@ -1,11 +1,11 @@
 """Prune and retrain in rounds: prune the exported file, cut the network by the map, train on, and again.
 
     python models/train.py RECIPE --data FOLDER --out RUN --set search=none
-    python models/cascade.py RECIPE --data FOLDER --dense RUN/dense.pt --out FOLDER --keep-macs 70% --rounds 2
+    python models/cascade.py RECIPE --data FOLDER --dense RUN/trained.pt --out FOLDER --keep-macs 70% --rounds 2
 
-Each round gives up the same share of what is left, by the scores and the repair of `onnxshrink prune`, and has an equal
-part of the epochs of the recipe's second cycle, with a learning rate cycle of its own. The same command goes on from
-where it was killed.
+RUN/dense.pt, the network after its first learning rate cycle, is what gates begin with. Each round gives up the same
+share of what is left, by the scores and the repair of `onnxshrink prune`, and has an equal part of the epochs of the
+recipe's second cycle, with a learning rate cycle of its own. The same command goes on from where it was killed.
 """
 
 import json

@@ -67,6 +67,26 @@ def cascade(images, out, dense, *more):
 
 
 @pytest.mark.slow
+def test_the_dense_network_is_kept_for_other_runs(images, tmp_path):
+    """What a run that closes nothing ends with, for PyTorch and as ONNX, is one network."""
+    import catalogue
+    import onnxruntime
+
+    from onnxshrink.gates.training import checkpoint
+
+    out = tmp_path / "out"
+    done = call(images, out, search="none")
+    assert done.exit_code == 0, done.output
+    network = catalogue.entry("resnet20").network()
+    checkpoint.fill(network, checkpoint.load(out / "trained.pt", "resnet20")["network"], out / "trained.pt")
+    x = torch.rand(3, 3, 32, 32)
+    with torch.no_grad():
+        expected = network.eval()(x).numpy()
+    found = onnxruntime.InferenceSession(out / "resnet20_cifar10.onnx").run(None, {"input": x.numpy()})[0]
+    assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.slow
 def test_two_rounds_of_prune_and_retrain_and_on_from_where_they_were(images, tmp_path):
     assert call(images, tmp_path / "dense", "--stop-after", "1", search="none").exit_code == 0
     dense, out = tmp_path / "dense" / "dense.pt", tmp_path / "out"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import camvid
 import cifar10
 import files
 import torch
-from data import Augmentation, Examples, InMemory
+from data import Augmentation, Examples, InMemory, batches
 from mobilenet import MobileNetV2
 from resnet import cifar_resnet, resnet18, resnet50
 from torch import Tensor, nn
@@ -118,12 +118,9 @@ def read_data(name: str, folder: Path, *, epoch: int | None, limit: int | None, 
     Raises:
         InputError: the folder does not hold it.
     """
-    if name == "imagenet":
-        train, check = files.imagenet(folder, "train"), files.imagenet(folder, "val")
-        return files.FromFiles(train[:limit], check[:limit], files.ReadClass(), workers, epoch)
-    if name == "cityscapes":
-        train, check = files.cityscapes(folder, "train"), files.cityscapes(folder, "val")
-        return files.FromFiles(train[:limit], check[:limit], files.ReadScene(), workers, epoch)
+    if name in FILES:
+        train, check = (FILES[name][0](folder, split)[:limit] for split in ("train", "val"))
+        return _from_files(name, train, check, workers, epoch)
     if name == "camvid":
         return _in_memory(
             camvid.read(folder, "train"), camvid.read(folder, "val"), CAMVID, epoch, limit, device, check_batch=16
@@ -131,6 +128,19 @@ def read_data(name: str, folder: Path, *, epoch: int | None, limit: int | None, 
     return _in_memory(
         cifar10.read(folder, "train"), cifar10.read(folder, "test").first(2000), Augmentation(), epoch, limit, device
     )
+
+
+FILES: dict[str, tuple[Callable[[Path, str], list[files.Pair]], files.Reader]] = {
+    "imagenet": (files.imagenet, files.ReadClass()),
+    "cityscapes": (files.cityscapes, files.ReadScene()),
+}
+"""Data sets that are read as they are needed: what lists a split, and what reads an example."""
+
+
+def _from_files(
+    name: str, train: list[files.Pair], check: list[files.Pair], workers: int = 2, epoch: int | None = None
+) -> files.FromFiles:
+    return files.FromFiles(train, check, FILES[name][1], workers, epoch)
 
 
 CAMVID = Augmentation(shift=16, zoom=1.4, light=0.25)
@@ -150,13 +160,24 @@ def _in_memory(
     return InMemory(train, check, augmentation, epoch, check_batch)
 
 
-def read_test(name: str, folder: Path) -> Examples:
-    """The examples that figures of record come from: the test split (CIFAR-10 and CamVid).
+@dataclass(frozen=True)
+class Final:
+    """What figures of record come from: so many images of a split, in batches of inputs in [0, 1] and targets."""
+
+    split: str
+    count: int
+    batches: Iterator[tuple[Tensor, Tensor]]
+
+
+def read_final(name: str, folder: Path, batch: int = 16) -> Final:
+    """The test split; of ImageNet and Cityscapes, whose test labels are not public, the validation split.
 
     Raises:
-        InputError: the data set has no test labels, or the folder does not hold it.
+        InputError: the folder does not hold it.
     """
-    readers = {"cifar10": cifar10.read, "camvid": camvid.read}
-    if name not in readers:
-        raise InputError(f"{name} has no test labels", cure="evaluate on its validation split with your own script")
-    return readers[name](folder, "test")
+    if name in FILES:
+        found = _from_files(name, [], FILES[name][0](folder, "val"))
+        found.check_batch = batch
+        return Final("validation", len(found.check), found.checks())
+    examples = {"cifar10": cifar10.read, "camvid": camvid.read}[name](folder, "test")
+    return Final("test", len(examples), batches(examples, batch))

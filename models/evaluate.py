@@ -1,26 +1,27 @@
-"""The score of ONNX files on the test images of CIFAR-10 or CamVid, by ONNX Runtime on the CPU.
+"""The score of ONNX files on the test images of a data set, or its validation images where those have no labels, by
+ONNX Runtime on the CPU.
 
 python models/evaluate.py MODEL.onnx --data FOLDER [--set camvid]
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
 import onnxruntime
 import torch
-from catalogue import DATA_SETS, read_test
-from data import Examples, batches
+from catalogue import DATA_SETS, read_final
+from torch import Tensor
 
-from onnxshrink.gates.training import Classification, Task
+from onnxshrink.gates.training import Task
 
 
-def score(path: Path, examples: Examples, task: Task | None = None, batch: int = 250) -> float:
-    """The task's score (by default, the share of right answers) of a model that takes [N, 3, H, W] in [0, 1]."""
-    task = task or Classification()
+def score(path: Path, batches: Iterable[tuple[Tensor, Tensor]], task: Task) -> float:
+    """The task's score of a model that takes [N, 3, H, W] in [0, 1]."""
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     counts = torch.zeros(())
-    for x, targets in batches(examples, batch):
+    for x, targets in batches:
         (output,) = session.run(None, {name: x.contiguous().numpy()})
         counts = counts + task.counts(torch.from_numpy(output), targets)
     return task.score(counts)
@@ -29,13 +30,14 @@ def score(path: Path, examples: Examples, task: Task | None = None, batch: int =
 @click.command(help=__doc__)
 @click.argument("models", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--data", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--set", "name", type=click.Choice(["cifar10", "camvid"]), default="cifar10", show_default=True)
+@click.option("--set", "name", type=click.Choice(list(DATA_SETS)), default="cifar10", show_default=True)
 def main(models: tuple[Path, ...], data: Path, name: str) -> None:
     """Print one line for each model."""
-    examples, task = read_test(name, data), DATA_SETS[name].task
+    task = DATA_SETS[name].task
     for path in models:
-        found = score(path, examples, task, batch=250 if name == "cifar10" else 16)
-        click.echo(f"{path.name}: {task.metric} {100 * found:.2f} % of {len(examples)} images")
+        images = read_final(name, data)
+        found = score(path, images.batches, task)
+        click.echo(f"{path.name}: {task.metric} {100 * found:.2f} % of {images.count} {images.split} images")
 
 
 if __name__ == "__main__":

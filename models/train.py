@@ -34,14 +34,14 @@ def value_of(text: str) -> Any:
 
 
 def scored(path: Path, entry: catalogue.Entry, data: Path) -> str:
-    """How good a file is on the test images, in words; only its size where the data set has no test labels."""
+    """How good a file is, in words; only its size where the images that say it are not there."""
     size = f"{path.stat().st_size:,} bytes"
     try:
-        examples = catalogue.read_test(entry.data, data)
+        images = catalogue.read_final(entry.data, data)
     except OnnxshrinkError:
         return f"{path}: {size}"
-    found, task = score(path, examples, entry.data_set.task, batch=16), entry.data_set.task
-    return f"{path}: {task.metric} {100 * found:.2f} % of {len(examples)} test images, {size}"
+    found, task = score(path, images.batches, entry.data_set.task), entry.data_set.task
+    return f"{path}: {task.metric} {100 * found:.2f} % of {images.count} {images.split} images, {size}"
 
 
 def export(trainer: Trainer, entry: catalogue.Entry, data: Path) -> None:

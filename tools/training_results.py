@@ -4,18 +4,18 @@
 
 RUNS/<recipe>/<seed>/<row> holds each run. Without --run nothing is trained: rows that were not run say so, with the
 command that runs them. A run that was killed goes on from its last epoch. Scores are those of ONNX Runtime on the file
-that `onnxshrink optimize --align 1` wrote, on the whole test split; latency is a ratio from interleaved runs.
+that `onnxshrink optimize --align 1` wrote, on the whole test split (of ImageNet and Cityscapes, the validation split);
+latency is a ratio from interleaved runs.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,12 @@ from onnxshrink.gates.training import read_log
 from tools.page import write_section
 from tools.table import table
 
+Found = Mapping[int, dict[str, Any]]
+"""Figures of a row by seed."""
+
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = "python tools/training_results.py RUNS --data FOLDER --run --write"
+RUN = "python tools/training_results.py RUNS --data FOLDER --only NAME --seeds SEEDS --run"
 PICTURE = ROOT / "docs" / "convergence.png"
 SEARCHES = {"none": "dense", "uniform": "uniform L1", "importance": "gates, importance", "relaxation": "gates, relaxed"}
 
@@ -70,6 +74,11 @@ class Row:
         if self.search != "none":
             command += ["--dense", str(out.parent / "none" / "dense.pt")]
         return [*command, *(part for field in fields for part in ("--set", field)), "--resume"]
+
+
+def uniform_row(row: Row) -> Row:
+    """The baseline that a search has to beat: as many multiply-adds, the same epochs."""
+    return Row(row.recipe, "uniform", row.target)
 
 
 def dense_row(recipe: str) -> Row:
@@ -126,9 +135,9 @@ def figures(row: Row, runs: Path, data: Path, seed: int) -> dict[str, Any] | Non
     command = [sys.executable, "-m", "onnxshrink.cli", "optimize", str(source), str(optimized), "--align", "1"]
     subprocess.run([*command, "--json", str(report)], check=True, stdout=subprocess.DEVNULL)
     said = json.loads(report.read_text(encoding="utf-8"))
-    examples = catalogue.read_test(entry.data, data)
+    images = catalogue.read_final(entry.data, data)
     found = {
-        "score": score(smallest(row, runs, seed), examples, entry.data_set.task, batch=16),
+        "score": score(smallest(row, runs, seed), images.batches, entry.data_set.task),
         "parameters": said["parameters"]["after"],
         "macs": said["macs"]["after"],
     }
@@ -158,24 +167,25 @@ def section(
     rows: Sequence[Row], runs: Path, data: Path, seeds: Sequence[int], seconds: float, picture: Path | None = None
 ) -> str:
     """The text between the markers; the curves are drawn where a picture is asked for."""
-    lines = [["network", "search", "MACs", "seeds", "score, %", "to dense", "parameters", "latency ratio", "published"]]
-    missing: list[str] = []
+    heads = ["network", "search", "MACs", "seeds", "score, %", "to dense", "to uniform", "parameters", "latency ratio"]
+    lines = [[*heads, "published"]]
+    missing: dict[Row, list[int]] = {}
     shown: list[Row] = []
+
+    def beside(row: Row, found: Found) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        """Figures in pairs with those of a row of the same seed."""
+        return [(f, b) for seed, f in found.items() if (b := figures(row, runs, data, seed)) is not None]
+
     for row in rows:
         found = {seed: f for seed in seeds if (f := figures(row, runs, data, seed)) is not None}
-        missing += [
-            shlex.join(["python", *row.command(Path("RUNS"), Path("FOLDER"), seed)[1:]])
-            for seed in seeds
-            if seed not in found
-        ]
+        if len(found) < len(seeds):
+            missing[row] = [seed for seed in seeds if seed not in found]
         if not found:
-            share = "100 %" if row.search == "none" else f"{100 * row.target:g} %"
-            lines.append([row.recipe, row.label, share, "0", "not run", "", "", "", row.published])
             continue
         shown.append(row)
-        base = {seed: figures(dense_row(row.recipe), runs, data, seed) for seed in found}
-        pairs = [(f, b) for seed, f in found.items() if (b := base[seed]) is not None]
-        shares = [f["macs"] / b["macs"] for f, b in pairs if f["macs"] and b["macs"]]
+        dense = beside(dense_row(row.recipe), found)
+        uniform = beside(uniform_row(row), found) if row.search not in ("none", "uniform") else []
+        shares = [f["macs"] / b["macs"] for f, b in dense if f["macs"] and b["macs"]]
         latencies = [r for seed in found if (r := latency(row, runs, seed, seconds)) is not None]
         lines.append(
             [
@@ -184,20 +194,31 @@ def section(
                 spread(shares, 100, 1) + " %" if shares else "",
                 str(len(found)),
                 spread([f["score"] for f in found.values()], 100),
-                spread([f["score"] - b["score"] for f, b in pairs], 100) if pairs and row.search != "none" else "",
+                spread([f["score"] - b["score"] for f, b in dense], 100) if dense and row.search != "none" else "",
+                spread([f["score"] - b["score"] for f, b in uniform], 100) if uniform else "",
                 f"{statistics.fmean(f['parameters'] for f in found.values()):,.0f}",
                 spread(latencies) if latencies else "",
                 row.published,
             ]
         )
-    parts = [table(lines, markdown=True)]
+    parts = [table(lines, markdown=True)] if shown else []
     if shown and picture is not None:
         parts.append(f"![Score by epoch]({picture.name})")
         curves(shown, runs, seeds, picture)
     if missing:
-        parts.append("Not run (RUNS and FOLDER are yours; the dense runs first):")
-        parts.append("\n".join(f"    {command}" for command in missing))
+        parts.append(f"Not run, or not with all seeds; `{RUN}` runs them:")
+        parts.append(table([["NAME", "SEEDS", "published"], *left(missing, rows)], markdown=True))
     return "\n\n".join(parts)
+
+
+def left(missing: Mapping[Row, Sequence[int]], rows: Sequence[Row]) -> list[list[str]]:
+    """The rows and seeds that are missing; one line for a recipe that lacks the same in all of its rows."""
+    lines: dict[tuple[str, str], str] = {}
+    for row, seeds in missing.items():
+        alike = all(missing.get(other) == seeds for other in rows if other.recipe == row.recipe)
+        name = row.recipe if alike else f"{row.recipe}/{row.name}"
+        lines[name, ",".join(map(str, seeds))] = row.published
+    return [[*key, published] for key, published in lines.items()]
 
 
 def curves(rows: Sequence[Row], runs: Path, seeds: Sequence[int], picture: Path) -> None:

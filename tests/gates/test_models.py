@@ -236,6 +236,7 @@ def folder_of_scenes(folder):
 @pytest.mark.parametrize("name", ["imagenet", "cityscapes"])
 def test_a_dry_run_on_a_few_generated_files(name, tmp_path):
     """Loader, augmentation, search, collapse and score, with a small network in place of the large one."""
+    import catalogue
     import files
     from resnet import cifar_resnet
     from unet import UNet
@@ -266,5 +267,8 @@ def test_a_dry_run_on_a_few_generated_files(name, tmp_path):
     run = trainer(tmp_path / "out", network=network, data=data, task=task, example=example, batch=2, of=name)
     run.fit()
     assert run.size.kept() <= 0.5
+    final = catalogue.read_final(name, tmp_path, batch=3)
+    assert (final.split, final.count) == ("validation", len(pairs[1]))
+    assert sum(len(x) for x, _ in final.batches) == final.count
     with pytest.raises(InputError, match="images here"):
         getattr(files, name)(tmp_path / "nowhere", "train")

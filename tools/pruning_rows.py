@@ -59,6 +59,7 @@ CURVES = ("wanda", "pfp", "magnitude", "random")
 POINTS = 24
 
 CASCADES = {
+    "wanda-0.7-x1-trained": ("wanda", 0.7, 1, "trained"),
     "pfp-0.7-x1-trained": ("pfp", 0.7, 1, "trained"),
     "pfp-0.7-x2": ("pfp", 0.7, 2, "dense"),
     "wanda-0.3-x2": ("wanda", 0.3, 2, "dense"),

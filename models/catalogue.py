@@ -119,8 +119,8 @@ def read_data(name: str, folder: Path, *, epoch: int | None, limit: int | None, 
         InputError: the folder does not hold it.
     """
     if name in FILES:
-        train, check = (FILES[name][0](folder, split)[:limit] for split in ("train", "val"))
-        return _from_files(name, train, check, workers, epoch)
+        listed, reader = FILES[name]
+        return files.FromFiles(listed(folder, "train")[:limit], listed(folder, "val")[:limit], reader, workers, epoch)
     if name == "camvid":
         return _in_memory(
             camvid.read(folder, "train"), camvid.read(folder, "val"), CAMVID, epoch, limit, device, check_batch=16
@@ -135,12 +135,6 @@ FILES: dict[str, tuple[Callable[[Path, str], list[files.Pair]], files.Reader]] =
     "cityscapes": (files.cityscapes, files.ReadScene()),
 }
 """Data sets that are read as they are needed: what lists a split, and what reads an example."""
-
-
-def _from_files(
-    name: str, train: list[files.Pair], check: list[files.Pair], workers: int = 2, epoch: int | None = None
-) -> files.FromFiles:
-    return files.FromFiles(train, check, FILES[name][1], workers, epoch)
 
 
 CAMVID = Augmentation(shift=16, zoom=1.4, light=0.25)
@@ -176,8 +170,8 @@ def read_final(name: str, folder: Path, batch: int = 16) -> Final:
         InputError: the folder does not hold it.
     """
     if name in FILES:
-        found = _from_files(name, [], FILES[name][0](folder, "val"))
-        found.check_batch = batch
+        listed, reader = FILES[name]
+        found = files.FromFiles([], listed(folder, "val"), reader, check_batch=batch)
         return Final("validation", len(found.check), found.checks())
     examples = {"cifar10": cifar10.read, "camvid": camvid.read}[name](folder, "test")
     return Final("test", len(examples), batches(examples, batch))

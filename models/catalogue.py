@@ -104,6 +104,15 @@ def entry(name: str, **changes: Any) -> Entry:
     return Entry(table.pop("data"), Recipe.of(table, **changes))
 
 
+FILES: dict[str, tuple[Callable[[Path, str], list[files.Pair]], files.Reader]] = {
+    "imagenet": (files.imagenet, files.ReadClass()),
+    "cityscapes": (files.cityscapes, files.ReadScene()),
+}
+"""Data sets that are read as they are needed: what lists a split, and what reads an example."""
+
+CAMVID = Augmentation(shift=16, zoom=1.4, light=0.25)
+
+
 def read_data(name: str, folder: Path, *, epoch: int | None, limit: int | None, workers: int, device: str) -> Data:
     """A data set to train on.
 
@@ -130,16 +139,6 @@ def read_data(name: str, folder: Path, *, epoch: int | None, limit: int | None, 
     )
 
 
-FILES: dict[str, tuple[Callable[[Path, str], list[files.Pair]], files.Reader]] = {
-    "imagenet": (files.imagenet, files.ReadClass()),
-    "cityscapes": (files.cityscapes, files.ReadScene()),
-}
-"""Data sets that are read as they are needed: what lists a split, and what reads an example."""
-
-
-CAMVID = Augmentation(shift=16, zoom=1.4, light=0.25)
-
-
 def _in_memory(
     train: Examples,
     check: Examples,
@@ -156,11 +155,11 @@ def _in_memory(
 
 @dataclass(frozen=True)
 class Final:
-    """What figures of record come from: so many images of a split, in batches of inputs in [0, 1] and targets."""
+    """What figures of record come from: so many images of a split, and their batches: inputs in [0, 1], and targets."""
 
     split: str
     count: int
-    batches: Iterator[tuple[Tensor, Tensor]]
+    batches: Callable[[], Iterator[tuple[Tensor, Tensor]]]
 
 
 def read_final(name: str, folder: Path, batch: int = 16) -> Final:
@@ -172,6 +171,6 @@ def read_final(name: str, folder: Path, batch: int = 16) -> Final:
     if name in FILES:
         listed, reader = FILES[name]
         found = files.FromFiles([], listed(folder, "val"), reader, check_batch=batch)
-        return Final("validation", len(found.check), found.checks())
+        return Final("validation", len(found.check), found.checks)
     examples = {"cifar10": cifar10.read, "camvid": camvid.read}[name](folder, "test")
-    return Final("test", len(examples), batches(examples, batch))
+    return Final("test", len(examples), lambda: batches(examples, batch))

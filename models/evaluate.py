@@ -33,10 +33,9 @@ def score(path: Path, batches: Iterable[tuple[Tensor, Tensor]], task: Task) -> f
 @click.option("--set", "name", type=click.Choice(list(DATA_SETS)), default="cifar10", show_default=True)
 def main(models: tuple[Path, ...], data: Path, name: str) -> None:
     """Print one line for each model."""
-    task = DATA_SETS[name].task
+    images, task = read_final(name, data), DATA_SETS[name].task
     for path in models:
-        images = read_final(name, data)
-        found = score(path, images.batches, task)
+        found = score(path, images.batches(), task)
         click.echo(f"{path.name}: {task.metric} {100 * found:.2f} % of {images.count} {images.split} images")
 
 

@@ -40,7 +40,7 @@ def scored(path: Path, entry: catalogue.Entry, data: Path) -> str:
         images = catalogue.read_final(entry.data, data)
     except OnnxshrinkError:
         return f"{path}: {size}"
-    found, task = score(path, images.batches, entry.data_set.task), entry.data_set.task
+    found, task = score(path, images.batches(), entry.data_set.task), entry.data_set.task
     return f"{path}: {task.metric} {100 * found:.2f} % of {images.count} {images.split} images, {size}"
 
 

@@ -137,7 +137,7 @@ def figures(row: Row, runs: Path, data: Path, seed: int) -> dict[str, Any] | Non
     said = json.loads(report.read_text(encoding="utf-8"))
     images = catalogue.read_final(entry.data, data)
     found = {
-        "score": score(smallest(row, runs, seed), images.batches, entry.data_set.task),
+        "score": score(smallest(row, runs, seed), images.batches(), entry.data_set.task),
         "parameters": said["parameters"]["after"],
         "macs": said["macs"]["after"],
     }

@@ -269,6 +269,6 @@ def test_a_dry_run_on_a_few_generated_files(name, tmp_path):
     assert run.size.kept() <= 0.5
     final = catalogue.read_final(name, tmp_path, batch=3)
     assert (final.split, final.count) == ("validation", len(pairs[1]))
-    assert sum(len(x) for x, _ in final.batches) == final.count
+    assert sum(len(x) for x, _ in final.batches()) == final.count
     with pytest.raises(InputError, match="images here"):
         getattr(files, name)(tmp_path / "nowhere", "train")

@@ -23,6 +23,7 @@ from onnxshrink import benchmark
 from onnxshrink.errors import OnnxshrinkError
 from tools import pruning_rivals
 from tools.pruning_inputs import answers, difference, feeds, pixels
+from tools.rows import Figures, keep
 
 ROOT = Path(__file__).resolve().parent.parent
 NETWORK = ROOT / "models" / "resnet20_cifar10_gated.onnx"
@@ -103,35 +104,28 @@ class Row:
 
     group: str
     name: str
-    make: Callable[[], dict[str, Any]]
+    make: Callable[[], Figures]
 
     def path(self, folder: Path) -> Path:
         return folder / self.group / f"{self.name}.json"
 
-    def read(self, folder: Path) -> dict[str, Any] | None:
-        path = self.path(folder)
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-
     def run(self, folder: Path) -> None:
-        """Make it, unless it is there, and keep it whole or not at all."""
+        """Make it, unless it is there."""
         path = self.path(folder)
         if path.exists():
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
         start = time.perf_counter()
         try:
             found = self.make()
         except OnnxshrinkError as error:
             found = {"failed": str(error)}
         found["seconds"] = round(time.perf_counter() - start, 1)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(found) + "\n", encoding="utf-8")
-        os.replace(partial, path)
+        keep(path, found)
         print(f"{self.group}/{self.name}: {json.dumps(found)}", file=sys.stderr)
 
 
-def all_rows(folder: Path, data: Path, models: Path | None, runs: Path | None) -> Iterator[Row]:
-    """Every row of every group; published models and trained networks are left out where there are none."""
+def all_rows(work: Path, data: Path, models: Path, runs: Path) -> Iterator[Row]:
+    """Every row of every group; layer tables and retrained networks go to the folder `work`."""
     yield Row("resnet20", "dense", lambda: {"accuracy": accuracy(NETWORK, data), "macs": 1.0})
     for name, options in METHODS.items():
         for share in SHARES:
@@ -142,18 +136,18 @@ def all_rows(folder: Path, data: Path, models: Path | None, runs: Path | None) -
         yield Row("resnet20", f"onnxsim-{share:g}", lambda s=share: resnet20_rival(data, s))
     for method in CURVES:
         yield Row("resnet20-curve", method, lambda m=method: resnet20_curve(data, m))
-    for name, (images, scaling) in PUBLISHED.items() if models is not None else ():
+    for name, (images, scaling) in PUBLISHED.items():
         source = models / f"{name}.onnx"
         for budget, methods in BUDGETS.items():
             for ours in methods:
                 yield Row(
                     name,
                     f"{budget}-{ours.replace(' ', '-')}",
-                    lambda a=(source, data, images, scaling, budget, OURS[ours], folder / name): published(*a),
+                    lambda a=(source, data, images, scaling, budget, OURS[ours], work / name): published(*a),
                 )
             yield Row(name, f"{budget}-onnxsim", lambda a=(source, data, images, scaling, budget): rival(*a))
-    for name, how in CASCADES.items() if runs is not None else ():
-        where = (runs / "resnet20" / "0" / "none", folder / "cascade" / name)
+    for name, how in CASCADES.items():
+        where = (runs / "resnet20" / "0" / "none", work / "cascade" / name)
         yield Row("cascade", name, lambda a=(*where, data, *how): cascade(*a))
     for method in ("wanda", "pfp"):
         yield Row("resnet50-scoring", method, lambda m=method: scoring(data, m))
@@ -172,7 +166,7 @@ def accuracy(model: Path | onnx.ModelProto, data: Path) -> float:
     return float((answers(model, batches)[0].argmax(1) == labels).mean())
 
 
-def resnet20(data: Path, options: dict[str, Any], share: float, repair: bool) -> dict[str, Any]:
+def resnet20(data: Path, options: dict[str, Any], share: float, repair: bool) -> Figures:
     """Accuracy of one method at one budget."""
     images, _ = pixels(data, "cifar10", "train")
     samples = feeds(onnx.load(NETWORK), images[:512], "0,1")
@@ -182,7 +176,7 @@ def resnet20(data: Path, options: dict[str, Any], share: float, repair: bool) ->
     return {"accuracy": accuracy(result.model, data), "macs": result.point.macs, "error": result.error}
 
 
-def resnet20_curve(data: Path, method: str) -> dict[str, Any]:
+def resnet20_curve(data: Path, method: str) -> Figures:
     """All budgets of one method: (share of the MACs, error on held-out samples), without repair."""
     images, _ = pixels(data, "cifar10", "train")
     samples = feeds(onnx.load(NETWORK), images[:512], "0,1")
@@ -192,7 +186,7 @@ def resnet20_curve(data: Path, method: str) -> dict[str, Any]:
     return {"points": [(point.macs, point.error) for point in result.curve]}
 
 
-def resnet20_rival(data: Path, share: float) -> dict[str, Any]:
+def resnet20_rival(data: Path, share: float) -> Figures:
     """Their tool on the network without its dead channels: it knows of none."""
     images, _ = pixels(data, "cifar10", "train")
     whole = onnx.load(NETWORK)
@@ -213,7 +207,7 @@ def resnet20_rival(data: Path, share: float) -> dict[str, Any]:
 # --- cascade ----------------------------------------------------------------------------------------------------------
 
 
-def cascade(dense: Path, out: Path, data: Path, method: str, share: float, rounds: int, begin: str) -> dict[str, Any]:
+def cascade(dense: Path, out: Path, data: Path, method: str, share: float, rounds: int, begin: str) -> Figures:
     """Prune and retrain, beside the dense network of the run that it began with, trained to the end."""
     name, begin = "resnet20_cifar10.onnx", str(dense / f"{begin}.pt")
     command = [sys.executable, "models/cascade.py", "resnet20", "--data", str(data), "--dense", begin]
@@ -240,7 +234,7 @@ def inputs_for(source: Path, data: Path, images: str, scaling: str) -> tuple[lis
     return calibration, held
 
 
-def judged(source: Path, result: onnx.ModelProto, held: Sequence[Any], share: float) -> dict[str, Any]:
+def judged(source: Path, result: onnx.ModelProto, held: Sequence[Any], share: float) -> Figures:
     """What a row of a published model holds."""
     error, agreement = difference(answers(source, held), answers(result, held))
     return {"share": share, "error": error, "agreement": agreement}
@@ -248,7 +242,7 @@ def judged(source: Path, result: onnx.ModelProto, held: Sequence[Any], share: fl
 
 def published(
     source: Path, data: Path, images: str, scaling: str, budget: str, options: dict[str, Any], folder: Path
-) -> dict[str, Any]:
+) -> Figures:
     """Our pruning at 75 % of the MACs, or of the latency at one thread by a table that is kept beside the rows."""
     calibration, held = inputs_for(source, data, images, scaling)
     if budget == "macs":
@@ -263,7 +257,7 @@ def published(
     return {**judged(source, result.model, held, measured.ratio), "predicted": result.latency.predicted}
 
 
-def rival(source: Path, data: Path, images: str, scaling: str, budget: str) -> dict[str, Any]:
+def rival(source: Path, data: Path, images: str, scaling: str, budget: str) -> Figures:
     """Their tool at the same budget, repaired."""
     calibration, held = inputs_for(source, data, images, scaling)
     model = onnx.load(source)
@@ -292,7 +286,7 @@ def rival(source: Path, data: Path, images: str, scaling: str, budget: str) -> d
 # --- resnet50 --------------------------------------------------------------------------------------------------------
 
 
-def scoring(data: Path, method: str) -> dict[str, Any]:
+def scoring(data: Path, method: str) -> Figures:
     """Seconds and peak memory of scoring alone, images read and resized from files."""
     from PIL import Image
 

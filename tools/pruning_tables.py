@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from tools.pruning_rows import (
     BUDGETS,
@@ -19,16 +18,17 @@ from tools.pruning_rows import (
     SHARES,
     Row,
 )
+from tools.rows import Figures, read
 from tools.table import table
 
 NAMES = {"macs": "multiply-adds", "latency": "latency"}
 
-Found = dict[tuple[str, str], dict[str, Any] | None]
+Found = dict[tuple[str, str], Figures | None]
 
 
 def section(folder: Path, rows: Sequence[Row], picture: Path | None = None) -> str:
     """All tables, of what was run; the budget curves are drawn where a picture is asked for."""
-    found = {(row.group, row.name): row.read(folder) for row in rows}
+    found = {(row.group, row.name): read(row.path(folder)) for row in rows}
     parts = [
         resnet20_table(found),
         curves(found, picture),
@@ -182,13 +182,13 @@ def scoring_table(found: Found) -> str:
     return f"### Scoring a ResNet-50\n\n{text}\n\n{table(lines, markdown=True)}"
 
 
-def _percent(figures: dict[str, Any] | None, key: str) -> str:
+def _percent(figures: Figures | None, key: str) -> str:
     if figures is None:
         return ""
     return f"{100 * figures[key]:.2f}" if key in figures else "–"
 
 
-def _judged(figures: dict[str, Any] | None) -> str:
+def _judged(figures: Figures | None) -> str:
     if figures is None:
         return ""
     if "failed" in figures:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -12,13 +11,11 @@ pytest.importorskip("PIL")
 pytest.importorskip("matplotlib")
 
 from onnxshrink.errors import InputError
-from tools import pruning_results, pruning_rows, pruning_tables
+from tools import pruning_results, pruning_rows, pruning_tables, rows
 
 
 def keep(folder: Path, group: str, name: str, **figures: object) -> None:
-    path = folder / group / f"{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(figures))
+    rows.keep(folder / group / f"{name}.json", figures)
 
 
 def section(folder: Path) -> str:
@@ -35,8 +32,8 @@ def test_what_was_run_is_in_its_cell(tmp_path: Path) -> None:
     assert "| onnxsim Wanda |  |  |  |  | 10.00 | 20.00 |" in text
     assert "Published models" not in text
     assert "`pfp`" not in text, "nothing of it was run"
-    rows = [*pruning_rows.all_rows(tmp_path, tmp_path, tmp_path, tmp_path)]
-    assert f"{len(rows) - 3} of {len(rows)} rows are not run yet, such as resnet20/wanda-utilization-0.45-plain" in text
+    every = [*pruning_rows.all_rows(tmp_path, tmp_path, tmp_path, tmp_path)]
+    assert f"{len(every) - 3} of {len(every)} rows are not run yet, such as resnet20/wanda-util" in text
 
 
 def test_wins_are_counted_against_the_rival(tmp_path: Path) -> None:
@@ -59,10 +56,10 @@ def test_wins_are_counted_against_the_rival(tmp_path: Path) -> None:
 
 def test_curves_are_drawn_where_they_are_asked_for(tmp_path: Path) -> None:
     keep(tmp_path, "resnet20-curve", "pfp", points=[[1.0, 0.0], [0.5, 0.3]])
-    rows = [*pruning_rows.all_rows(tmp_path, tmp_path, None, None)]
-    assert "![" not in pruning_tables.section(tmp_path, rows)
+    every = [*pruning_rows.all_rows(tmp_path, tmp_path, tmp_path, tmp_path)]
+    assert "![" not in pruning_tables.section(tmp_path, every)
     picture = tmp_path / "pruning.png"
-    assert "![Size against error](pruning.png)" in pruning_tables.section(tmp_path, rows, picture)
+    assert "![Size against error](pruning.png)" in pruning_tables.section(tmp_path, every, picture)
     assert picture.stat().st_size > 5000
 
 
@@ -84,15 +81,15 @@ def test_a_row_is_run_once_and_a_failure_is_a_row(tmp_path: Path) -> None:
         for _ in range(2):
             pruning_rows.Row("group", name, make).run(tmp_path)
     assert len(made) == 2
-    assert pruning_rows.Row("group", "first", make).read(tmp_path) == pytest.approx({"error": 0.5, "seconds": 0.0})
-    failed = pruning_rows.Row("group", "second", make).read(tmp_path)
+    assert rows.read(tmp_path / "group" / "first.json") == pytest.approx({"error": 0.5, "seconds": 0.0})
+    failed = rows.read(tmp_path / "group" / "second.json")
     assert failed is not None
     assert failed["failed"] == "cannot be reached"
     assert not list(tmp_path.rglob("*.partial"))
 
 
 def test_names_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", ["tool", str(tmp_path), "--data", str(tmp_path), "--only", "resnet21"])
+    monkeypatch.setattr("sys.argv", ["tool", "--rows", str(tmp_path), "--only", "resnet21"])
     with pytest.raises(SystemExit, match="no row resnet21; groups: resnet20, resnet20-curve"):
         pruning_results.main()
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..graph.view import Shape, edge
-from ..ops.broadcast import collapsible
+from ..ops.collapsing import collapsible
 from ..ops.fact import Fact, constant
 from ..ops.rule import Context
 

@@ -13,7 +13,7 @@ from ..graph.view import Node, Shape, is_float
 from . import interval
 from .evaluate import evaluate
 from .fact import CAP, Fact, cancelled, collapse, denormal, unknown
-from .rule import Context, Cut, Demand, Rewrite, Rule, State, register, rule_for
+from .rule import Context, Cut, Demand, Rewrite, Rule, State, register
 from .tie import Same, Tie
 
 
@@ -302,10 +302,21 @@ class PRelu(Broadcast):
     """PRelu: the slope broadcasts to the input, never the other way round."""
 
 
+class Bits(Broadcast):
+    """BitCast: the same bits, read as another type; known where the reference says so."""
+
+    def facts(self, node: Node, context: Context) -> list[Fact | None]:
+        fact = context.fact(node.inputs[0])
+        result = None if fact is None else evaluate(node.proto, [fact.value], context.opset)
+        if fact is None or result is None or result[0].shape != fact.value.shape:
+            return [None]
+        return [collapse(Fact(result[0], np.array(fact.known)))]
+
+
 register(Sum(limits=interval.add), "Add", "Sum")
 register(Sum(limits=interval.sub), "Sub")
 register(Product(limits=interval.mul), "Mul")
-register(Product(), "And")
+register(Product(), "And", "SwiGLU")
 register(Broadcast(limits=interval.maximum, saturates=True), "Max")
 register(Broadcast(limits=interval.minimum, saturates=True), "Min")
 register(
@@ -356,65 +367,5 @@ register(Broadcast(limits=interval.fixed(0.0, np.inf)), "Softplus", "Abs")
 register(Broadcast(limits=interval.fixed(-0.4, np.inf)), "HardSwish", "Gelu", "Mish")
 register(Broadcast(), "Swish")
 register(PRelu(), "PRelu")
+register(Bits(partial=True), "BitCast")
 register(Alias(operands=1), "Identity", "Dropout")
-
-
-def collapsible(node: Node, context: Context) -> dict[int, bool]:
-    """Operands of a broadcasting node that are known everywhere and computed from the graph's inputs.
-
-    Such a branch is a constant addend, factor or the like: it can leave the graph where another operand provably
-    has the output's full shape, or where it takes that shape itself because all operands are known.
-
-    Returns:
-        For each of them, whether it has to have the output's full shape.
-    """
-    rule = rule_for(node)
-    if not isinstance(rule, Broadcast) or rule.count is not None or len(node.inputs) < 2:
-        return {}
-    if not context.graph.is_float(node.outputs[0]):
-        return {}
-    shape = context.shape(node.outputs[0])
-    if shape is None:
-        return {}
-
-    data = [i for i, name in enumerate(node.inputs) if name]
-    sizes = [context.shape(name) for name in node.inputs]
-    found: dict[int, bool] = {}
-    facts = [context.fact(name) for name in node.inputs]
-    known = [i for i in data if (fact := facts[i]) is not None and fact.all_known]
-    rest = [i for i in known if node.inputs[i] not in context.graph.constants]
-    for index in rest:
-        fact = facts[index]
-        if isinstance(rule, PRelu) and index == 0:
-            continue
-        if fact is not None and any(alike(sizes[i], shape) for i in data if i != index):
-            found[index] = False
-            sizes[index] = fact.value.shape
-    left_over = [i for i in rest if i not in found]
-    if known == data and left_over:
-        found |= {index: index == left_over[0] for index in left_over}
-    return found
-
-
-def identity_operand(node: Node, cut: Cut) -> int | None:
-    """The input that the node merely repeats, because the other one is a neutral constant and adds no shape."""
-    neutral = {"Add": 0.0, "Sum": 0.0, "Sub": 0.0, "Mul": 1.0, "Div": 1.0}.get(node.op)
-    present = [i for i, name in enumerate(node.inputs) if name]
-    if neutral is None or len(present) != 2:
-        return None
-    shape = cut.context.shape(node.outputs[0])
-    constants = cut.context.graph.constants
-    for index, other in (present, present[::-1]):
-        if node.op in ("Sub", "Div") and other == 0:
-            continue
-        name = node.inputs[other]
-        own = cut.context.shape(node.inputs[index])
-        if name in constants and alike(own, shape) and bool((cut.weight(name) == neutral).all()):
-            return index
-    return None
-
-
-def rewrite_collapsed(node: Node, cut: Cut) -> Rewrite:
-    """A node whose constant operand became neutral is bypassed."""
-    operand = identity_operand(node, cut)
-    return Rewrite() if operand is None else Rewrite(bypass=operand)

@@ -13,12 +13,9 @@ import numpy as np
 
 from ..graph.shapes import same
 from ..graph.view import Node, Shape
-from .broadcast import Broadcast, Product
-from .evaluate import evaluate
 from .fact import Fact, collapse
 from .movement import axis_of
-from .rule import Context, Cut, Demand, Rewrite, Rule, State, everything, register
-from .selection import Select, renumbered
+from .rule import Context, Demand, Rule, State, everything, register
 from .tie import Same, Tie
 
 
@@ -255,49 +252,6 @@ def _one_hot(node: Node, context: Context) -> list[Way] | None:
 # --- operators with rules of their own
 
 
-class Compress(Select):
-    """Compress along an axis with a constant condition; it becomes a Gather."""
-
-    def index(self, node: Node, context: Context) -> dict[int, np.ndarray] | None:
-        taken = self._taken(node, context)
-        return None if taken is None or context.size(node.outputs[0], taken[0]) != taken[1].size else dict([taken])
-
-    @staticmethod
-    def _taken(node: Node, context: Context) -> tuple[int, np.ndarray] | None:
-        condition = context.array(node.inputs[1])
-        axis = None if node.attr("axis") is None else axis_of(node, context)
-        if condition is None or axis is None or context.size(node.inputs[0], axis) is None or not condition.any():
-            return None
-        return axis, np.flatnonzero(condition)
-
-    def refine(self, node: Node, context: Context) -> dict[str, Shape]:
-        taken, shape = self._taken(node, context), context.shape(node.inputs[0])
-        if taken is None or shape is None:
-            return {}
-        new = (*shape[: taken[0]], taken[1].size, *shape[taken[0] + 1 :])
-        return {node.outputs[0]: new} if new != context.shape(node.outputs[0]) else {}
-
-    def rewrite(self, node: Node, cut: Cut) -> Rewrite:
-        index = self.index(node, cut.context)
-        if index is None:
-            return Rewrite()
-        ((axis, where),) = index.items()
-        into, out = cut.indices(node.inputs[0], axis), cut.indices(node.outputs[0], axis)
-        if into is None and out is None:
-            return Rewrite()
-        moved = renumbered(where if out is None else where[out], into).astype(np.int64)
-        return Rewrite({"axis": axis}, {1: moved}, op="Gather")
-
-
-class EyeLike(Rule):
-    """EyeLike looks at the shape of its input only; on a diagonal every position counts."""
-
-    family = "shape"
-
-    def reads(self, node: Node, context: Context, state: State) -> dict[int, Demand | None]:
-        return {}
-
-
 class ShortTimeTransform(Passing):
     """STFT: signals of a batch pass. onnx's inference takes `onesided` as 0 where it is not said, its default is 1."""
 
@@ -316,17 +270,6 @@ class CumulativeProduct(Passing):
 
     def facts(self, node: Node, context: Context) -> list[Fact | None]:
         return [None] if node.attr("exclusive", 0) else super().facts(node, context)
-
-
-class Bits(Broadcast):
-    """BitCast: the same bits, read as another type; known where the reference says so."""
-
-    def facts(self, node: Node, context: Context) -> list[Fact | None]:
-        fact = context.fact(node.inputs[0])
-        result = None if fact is None else evaluate(node.proto, [fact.value], context.opset)
-        if fact is None or result is None or result[0].shape != fact.value.shape:
-            return [None]
-        return [collapse(Fact(result[0], np.array(fact.known)))]
 
 
 register(
@@ -427,7 +370,3 @@ register(
     "TensorScatter",
 )
 register(Passing(_one_hot, "movement", "The new axis stays whole, those of the indices pass"), "OneHot")
-register(Compress(), "Compress")
-register(EyeLike(), "EyeLike")
-register(Product(), "SwiGLU")
-register(Bits(partial=True), "BitCast")

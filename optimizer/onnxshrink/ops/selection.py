@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..graph.view import Node
+from ..graph.view import Node, Shape
 from .fact import Fact, collapse
 from .movement import Transpose, along, axis_of, parallel
 from .rule import REORDERING, SELECTION, Context, Cut, Demand, Rewrite, Rule, State, everything, register
@@ -332,7 +332,42 @@ class Fixed(Picks):
         return [(self.a, mask)] if (mask & ~kept(self.a)).any() else []
 
 
+class Compress(Select):
+    """Compress along an axis with a constant condition; it becomes a Gather."""
+
+    def index(self, node: Node, context: Context) -> dict[int, np.ndarray] | None:
+        taken = self._taken(node, context)
+        return None if taken is None or context.size(node.outputs[0], taken[0]) != taken[1].size else dict([taken])
+
+    @staticmethod
+    def _taken(node: Node, context: Context) -> tuple[int, np.ndarray] | None:
+        condition = context.array(node.inputs[1])
+        axis = None if node.attr("axis") is None else axis_of(node, context)
+        if condition is None or axis is None or context.size(node.inputs[0], axis) is None or not condition.any():
+            return None
+        return axis, np.flatnonzero(condition)
+
+    def refine(self, node: Node, context: Context) -> dict[str, Shape]:
+        taken, shape = self._taken(node, context), context.shape(node.inputs[0])
+        if taken is None or shape is None:
+            return {}
+        new = (*shape[: taken[0]], taken[1].size, *shape[taken[0] + 1 :])
+        return {node.outputs[0]: new} if new != context.shape(node.outputs[0]) else {}
+
+    def rewrite(self, node: Node, cut: Cut) -> Rewrite:
+        index = self.index(node, cut.context)
+        if index is None:
+            return Rewrite()
+        ((axis, where),) = index.items()
+        into, out = cut.indices(node.inputs[0], axis), cut.indices(node.outputs[0], axis)
+        if into is None and out is None:
+            return Rewrite()
+        moved = renumbered(where if out is None else where[out], into).astype(np.int64)
+        return Rewrite({"axis": axis}, {1: moved}, op="Gather")
+
+
 register(Selection(), SELECTION[1], domain=SELECTION[0])
 register(Reordering(), REORDERING[1], domain=REORDERING[0])
 register(Slice(), "Slice")
 register(Gather(), "Gather")
+register(Compress(), "Compress")

@@ -1,4 +1,4 @@
-"""Operators between tensors and shapes: Shape, Size, ConstantOfShape, Expand, Tile, Range.
+"""Operators between tensors and shapes: Shape, Size, ConstantOfShape, Expand, Tile, Range, EyeLike.
 
 Integers computed from dimensions are facts like any others, element by element. `Shape` of a cut tensor must still
 answer with the old number wherever somebody listens; operands that hard-code a channel count follow the cut.
@@ -263,9 +263,19 @@ class Range(Rule):
         return [collapse(Fact(result[0], np.ones((1,) * result[0].ndim, bool)))]
 
 
+class EyeLike(Rule):
+    """EyeLike looks at the shape of its input only; on a diagonal every position counts."""
+
+    family = "shape"
+
+    def reads(self, node: Node, context: Context, state: State) -> dict[int, Demand | None]:
+        return {}
+
+
 register(ShapeOf(), "Shape")
 register(Size(), "Size")
 register(Filled(), "ConstantOfShape")
 register(Expand(operands=1), "Expand")
 register(Tile(), "Tile")
 register(Range(), "Range")
+register(EyeLike(), "EyeLike")

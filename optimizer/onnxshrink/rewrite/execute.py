@@ -11,7 +11,7 @@ import onnx
 from ..channels.solve import Solution
 from ..graph.surgery import Edits, NodeEdit, operate
 from ..graph.view import Node, captured, names_in
-from ..ops.broadcast import rewrite_collapsed
+from ..ops.collapsing import rewrite_collapsed
 from ..ops.rule import Rewrite
 from .cut import PlannedCut
 

@@ -89,7 +89,7 @@ def test_maps_that_do_not_belong(tmp_path):
         gates.apply(network, {}, example)
     entry = {"source": "elsewhere", "axes": {"0": [0]}, "node": "n", "op": "Conv", "input": 1}
     with pytest.raises(InputError, match="none of the map's weights"):
-        gates.apply(network, {"version": 1, "weights": [entry], "absorbed": []}, example)
+        gates.apply(network, {"version": 2, "weights": [entry], "absorbed": []}, example)
     entry["source"], entry["axes"] = "stem.0.weight", {"0": [99]}
     with pytest.raises(InputError, match="keeps slice 99"):
-        gates.apply(network, {"version": 1, "weights": [entry], "absorbed": []}, example)
+        gates.apply(network, {"version": 2, "weights": [entry], "absorbed": []}, example)

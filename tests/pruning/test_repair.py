@@ -71,20 +71,23 @@ def test_patches_times_matrix_is_the_layer(name: str) -> None:
         assert np.allclose(reader.store(matrix, weight), weight)
 
 
+@pytest.mark.parametrize("kind", [np.float64, np.float32])
 @pytest.mark.parametrize(("block", "n"), [(1024, 9), (4, 9), (3, 9), (5, 23)])
-def test_solve_in_blocks(block: int, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_solve_in_blocks(block: int, n: int, kind: type[np.floating], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(repair, "BLOCK", block)
     rng = np.random.default_rng(n)
-    rows, right = rng.standard_normal((60, n)), rng.standard_normal((n, 4))
-    gram = np.zeros((n, n))
+    rows, right = rng.standard_normal((60, n)).astype(kind), rng.standard_normal((n, 4)).astype(kind)
+    gram = np.zeros((n, n), kind)
     repair.add_gram(gram, rows[:25])
     repair.add_gram(gram, rows[25:])
-    assert np.allclose(gram, rows.T @ rows)
+    exact = {np.float64: 1e-9, np.float32: 1e-4}[kind]
+    assert np.allclose(gram, rows.T @ rows, atol=exact)
     before = gram.copy()
     for ridge in (0.0, 2.0):
         solved = repair.solve(gram, right, np.full(n, ridge))
         assert solved is not None
-        assert np.allclose(solved, np.linalg.solve(before + ridge * np.eye(n), right))
+        assert solved.dtype == kind
+        assert np.allclose(solved, np.linalg.solve(before.astype(float) + ridge * np.eye(n), right), atol=exact)
         assert (gram == before).all()
     assert repair.solve(-gram, right, np.zeros(n)) is None
 
@@ -134,6 +137,22 @@ def test_no_layer_gets_worse_where_it_was_not_fitted(monkeypatch: pytest.MonkeyP
     assert len(done.fits) >= 4
     assert all(fit.after <= fit.before for fit in done.fits)
     assert any(fit.after < 0.8 * fit.before for fit in done.fits)
+
+
+@pytest.mark.parametrize("room", ["float32", "none"])
+def test_a_matrix_that_has_no_room_is_smaller_or_none(room: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = residual()
+    solution, dead, zeroed, data = pruned_inputs(model, monkeypatch)
+    monkeypatch.undo()
+    exact = repair.repair(solution, zeroed, dead, data).fits
+    assert repair.precision(16384) is np.float64
+    assert repair.precision(2048 * 9 + 1) is np.float32
+    assert repair.precision(23171) is None
+    monkeypatch.setattr(repair, "precision", lambda size: {"float32": np.float32, "none": None}[room])
+    fits = repair.repair(solution, zeroed, dead, data).fits
+    assert len(fits) == (len(exact) if room == "float32" else 0)
+    for fit, best in zip(fits, exact, strict=False):
+        assert fit.after == pytest.approx(best.after, rel=0.01)
 
 
 def test_a_layer_without_a_bias_gets_one(monkeypatch: pytest.MonkeyPatch) -> None:

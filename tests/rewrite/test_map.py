@@ -181,7 +181,7 @@ def test_models_that_ship(path: Path) -> None:
 
 
 def test_another_version_is_refused() -> None:
-    with pytest.raises(ValueError, match="version 2, expected 1"):
+    with pytest.raises(ValueError, match="version 3, expected 2"):
         rebuild({"version": VERSION + 1}, {})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +15,7 @@ from .augment import Gated, folded
 from .coupling import Coupling, couple
 from .removal import cut
 
-VERSION = 1
+VERSION = 2
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 TINY = 1e-4
 """A BatchNorm's scale below this share of its deviation is not divided by."""
@@ -129,13 +130,13 @@ def _restore(network: fx.GraphModule, mapping: Mapping[str, Any], coupling: Coup
                 f"the weight of {node} was repaired, and is no parameter of the network", cure="prune with --no-repair"
             )
         parameter = network.get_parameter(name).data
-        new = torch.tensor(weight["value"], dtype=parameter.dtype, device=parameter.device)
+        new = _value(weight).to(parameter)
         if weight["op"] == "MatMul" or (weight["op"] == "Gemm" and not weight.get("transposed")):
             new = new.T
         if new.shape != parameter.shape:
             raise InputError(f"`{name}` is {list(parameter.shape)} here, and {list(new.shape)} in the map of {node}")
-        given = entries.get((node, 2), {}).get("value")
-        bias = None if given is None else torch.tensor(given, dtype=parameter.dtype, device=parameter.device)
+        given = entries.get((node, 2), {})
+        bias = _value(given).to(parameter) if "value" in given else None
         owner = coupling.normalized.get(name, "").rpartition(".")[0]
         if owner and f"{owner}.weight" not in mapping.get("normalizations", ()):
             _unfold(
@@ -146,6 +147,12 @@ def _restore(network: fx.GraphModule, mapping: Mapping[str, Any], coupling: Coup
         if bias is not None:
             layer = network.get_submodule(name.rpartition(".")[0])
             layer.register_parameter("bias", nn.Parameter(bias))
+
+
+def _value(entry: Mapping[str, Any]) -> Tensor:
+    """The array that an entry of the map holds."""
+    held = bytearray(base64.b64decode(entry["value"]["base64"]))
+    return torch.frombuffer(held, dtype=getattr(torch, entry["dtype"])).reshape(entry["value"]["shape"])
 
 
 def _unfold(norm: Any, weight: Tensor, new: Tensor, bias: Tensor | None, along: int) -> None:

@@ -15,7 +15,7 @@ import onnx
 from onnx import numpy_helper
 
 from ..graph.view import Graph, Node, is_float
-from ..rewrite.map import rebuild
+from ..rewrite.map import rebuild, written
 
 
 def against_original(mapping: Mapping[str, Any], graph: Graph, result: onnx.ModelProto) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def against_original(mapping: Mapping[str, Any], graph: Graph, result: onnx.Mode
         if index == 1 and node.attr("transB", 0):
             entry["transposed"] = True
         if source is None or not _equal(mapping, entry, graph.constants[edge], now):
-            entries[key] = entry | {"dtype": str(now.dtype), "value": _written(now)}
+            entries[key] = entry | written(now)
         elif key in entries:
             entries[key] = entry
     norms = [graph.source.get(node.input(1)) for node in graph.nodes if node.op == "BatchNormalization"]
@@ -72,12 +72,3 @@ def _arrays(model: onnx.ModelProto) -> dict[str, np.ndarray]:
         if node.op_type == "Constant" and tensor is not None:
             found[node.output[0]] = numpy_helper.to_array(tensor)
     return found
-
-
-def _written(array: np.ndarray) -> Any:
-    """Nested lists with as many digits as the type has."""
-    digits = {2: 5, 4: 9}.get(array.dtype.itemsize)
-    if digits is None:
-        return array.tolist()
-    short = [float(f"{value:.{digits}g}") for value in array.astype(np.float64).reshape(-1)]
-    return np.array(short).reshape(array.shape).tolist()

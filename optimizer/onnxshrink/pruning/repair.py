@@ -44,8 +44,10 @@ ROWS_PER_FEATURE, LEAST_ROWS = 6, 8192
 CHOOSING_ROWS = 2048
 """Places that choose the ridge, at most about."""
 
-MAX_FEATURES = 1 << 14
-"""Largest Gram matrix (2 GiB); a layer that keeps more inputs times taps is left alone."""
+GRAM_BYTES = 1 << 31
+"""Largest Gram matrix: float64 up to 16,384 inputs times taps, float32 up to 23,170, which are 2,574 channels of 3x3; a
+layer that keeps more is left alone.
+"""
 
 BATCH = 16
 CHOOSE_EVERY = 5
@@ -94,8 +96,9 @@ def repair(
     """Fit every layer behind the first that lost inputs, one at a time.
 
     Memory: the samples, a batch of what is alive at the layer, `probe.MEMORY` of patches, and the Gram matrix of one
-    layer in float64 (8 bytes times the square of kept input channels times taps) with its right-hand sides. That is
-    below 4 GB for 2,048 inputs of 3x3 that lose an eighth. On disk: twice what is alive at the layer.
+    layer with its right-hand sides: bytes of `precision` times the square of kept input channels times taps. That is
+    below 4 GB for 2,048 inputs and outputs of 3x3, in a network that has one such layer. On disk: twice what is alive
+    at the layer.
 
     Args:
         zeros: constants with zeros (see masks.zeroed).
@@ -188,6 +191,10 @@ def _fittable(node: Node, solution: Solution, shared: frozenset[str]) -> bool:
     )
 
 
+Places = tuple[Frontier, Frontier]
+"""The original and the pruned network in front of a layer."""
+
+
 class _Job:
     """The repair of one layer."""
 
@@ -202,23 +209,32 @@ class _Job:
         self.outputs = _left(output_port(node, solution.context), solution, dead)
         self.taps = self.original.shape[2]
 
-    def run(self, fitted: tuple[Frontier, Frontier], chosen: tuple[Frontier, Frontier]) -> None:
+    def run(self, fitted: Places, chosen: Places) -> None:
         """Fit the layer, and store what it becomes.
 
         Args:
             fitted, chosen: original and pruned network in front of the layer, on the samples to fit and on those that
                 choose the ridge.
         """
-        name, place = self.node.inputs[0], _place(self.node, self.context)
+        place = _place(self.node, self.context)
+        kind = precision(self.inputs.size * self.taps + (place is not None))
+        if kind is None:
+            return
+        fit, solved = self._gather(fitted, chosen, place is not None, kind).best(self.node.label)
+        self.done.fits.append(fit)
+        if solved is not None:
+            features = self.inputs.size * self.taps
+            self._store(solved[:features], solved[features] if place is not None else None, place)
+
+    def _gather(self, fitted: Places, chosen: Places, intercept: bool, kind: type[np.floating]) -> _System:
+        """Stream the samples into the equations of the layer."""
+        name = self.node.inputs[0]
         weight = self.original[np.ix_(self.outputs, self.inputs)].reshape(self.outputs.size, -1).T
         features = weight.shape[0]
-        if features > MAX_FEATURES:
-            return
-        wanted = max(LEAST_ROWS, ROWS_PER_FEATURE * features)
         full = self.original[self.outputs].reshape(self.outputs.size, -1).T
         most = max(1, MEMORY // (8 * full.shape[0]))  # places in memory
 
-        def pairs(networks: tuple[Frontier, Frontier], wanted: int, salt: int) -> Iterator[tuple[np.ndarray, ...]]:
+        def pairs(networks: Places, wanted: int, salt: int) -> Iterator[tuple[np.ndarray, ...]]:
             """(inputs now, what the outputs lack, what they should be) of places of some samples."""
             count = min(most, -(-wanted // len(networks[0])))
             for batch in range(len(networks[0])):
@@ -230,34 +246,16 @@ class _Job:
                 )
                 target = right.reshape(len(right), -1) @ full
                 rows = now[:, self.inputs].reshape(len(now), -1)
-                if place is not None:
+                if intercept:
                     rows = np.concatenate([rows, np.ones((len(rows), 1), np.float32)], axis=1)
                 yield rows, target - rows[:, :features] @ weight, target
 
-        size = features + (place is not None)
-        gram, right = np.zeros((size, size)), np.zeros((size, self.outputs.size))
-        total = 0
-        for rows, missing, _ in pairs(fitted, wanted, 0):
-            add_gram(gram, rows)
-            right += rows.T @ missing
-            total += len(rows)
-        held = [*pairs(chosen, CHOOSING_ROWS, 1)]
-        power = sum(float(np.square(target).sum()) for *_, target in held) or 1.0
-        before = sum(float(np.square(missing).sum()) for _, missing, _ in held)
-        best: tuple[float, float | None, np.ndarray | None] = (before, None, None)
-        penalty = np.full(size, float(np.diagonal(gram)[:features].mean()))
-        if place is not None:
-            penalty[-1] = 1e-9 * total
-        for ridge in RIDGES:
-            solved = solve(gram, right, np.where(np.arange(size) < features, ridge * penalty, penalty))
-            if solved is None:
-                continue
-            error = sum(float(np.square(missing - rows @ solved).sum()) for rows, missing, _ in held)
-            if error < best[0]:
-                best = (error, ridge, solved)
-        self.done.fits.append(Fit(self.node.label, before / power, best[0] / power, best[1], total))
-        if best[2] is not None:
-            self._store(best[2][:features], best[2][features] if place is not None else None, place)
+        system = _System(features, intercept, self.outputs.size, kind)
+        for rows, missing, _ in pairs(fitted, max(LEAST_ROWS, ROWS_PER_FEATURE * features), 0):
+            system.add(rows, missing)
+        for rows, missing, target in pairs(chosen, CHOOSING_ROWS, 1):
+            system.hold(rows, missing, target)
+        return system
 
     def _store(self, change: np.ndarray, intercept: np.ndarray | None, place: str | None) -> None:
         constants = self.context.graph.constants
@@ -278,6 +276,54 @@ class _Job:
             self.done.biases[self.node.index] = bias
 
 
+class _System:
+    """The equations of one layer: the Gram matrix of its inputs, right-hand sides, and places that choose the ridge.
+
+    Args:
+        features: inputs times taps, to which a constant one is added for an `intercept`.
+        kind: what is computed in.
+    """
+
+    def __init__(self, features: int, intercept: bool, outputs: int, kind: type[np.floating]):
+        size = features + intercept
+        self.gram, self.right = np.zeros((size, size), kind), np.zeros((size, outputs), kind)
+        self.features, self.total = features, 0
+        self.held: list[tuple[np.ndarray, np.ndarray]] = []
+        self.power = 0.0
+
+    def add(self, rows: np.ndarray, missing: np.ndarray) -> None:
+        """Places to fit: inputs [places, size], and what the outputs lack there."""
+        add_gram(self.gram, rows)
+        self.right += rows.T @ missing
+        self.total += len(rows)
+
+    def hold(self, rows: np.ndarray, missing: np.ndarray, target: np.ndarray) -> None:
+        """Places that choose the ridge, with what the outputs should be."""
+        self.held.append((rows, missing))
+        self.power += float(np.square(target).sum())
+
+    def best(self, label: str) -> tuple[Fit, np.ndarray | None]:
+        """The solution [size, outputs] that serves best where nothing was fitted; None where none serves."""
+        before = sum(float(np.square(missing).sum()) for _, missing in self.held)
+        found: tuple[float, float | None, np.ndarray | None] = (before, None, None)
+        weights = np.arange(len(self.gram)) < self.features
+        mean = float(np.diagonal(self.gram)[weights].mean(dtype=np.float64))
+        for ridge in RIDGES:
+            solved = solve(self.gram, self.right, np.where(weights, ridge * mean, 1e-9 * self.total))
+            if solved is None:
+                continue
+            error = sum(float(np.square(missing - rows @ solved).sum()) for rows, missing in self.held)
+            if error < found[0]:
+                found = (error, ridge, solved)
+        power = self.power or 1.0
+        return Fit(label, before / power, found[0] / power, found[1], self.total), found[2]
+
+
+def precision(size: int) -> type[np.floating] | None:
+    """The type of a Gram matrix of so many rows: the best that has room; None where none has."""
+    return next((kind for kind in (np.float64, np.float32) if size**2 * np.dtype(kind).itemsize <= GRAM_BYTES), None)
+
+
 def add_gram(gram: np.ndarray, rows: np.ndarray) -> None:
     """Add rows' @ rows to the lower block triangle of `gram`, and mirror it, in place."""
     for start in range(0, gram.shape[0], BLOCK):
@@ -294,7 +340,7 @@ def solve(gram: np.ndarray, right: np.ndarray, penalty: np.ndarray) -> np.ndarra
     that no second matrix of its size is needed.
 
     Args:
-        gram: symmetric, [n, n] float64.
+        gram: symmetric, [n, n] float64 or float32, which is also what is computed in.
         right: [n, outputs].
         penalty: [n].
     """
@@ -302,7 +348,7 @@ def solve(gram: np.ndarray, right: np.ndarray, penalty: np.ndarray) -> np.ndarra
     diagonal = np.diagonal(gram).copy()
     blocks = [slice(start, min(start + BLOCK, n)) for start in range(0, n, BLOCK)]
     inverses: list[np.ndarray] = []
-    solution = np.array(right, np.float64)
+    solution = np.array(right, gram.dtype)
     try:
         gram[np.arange(n), np.arange(n)] += penalty
         for k, now in enumerate(blocks):

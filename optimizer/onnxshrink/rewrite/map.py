@@ -1,12 +1,12 @@
 """The map from the original's slices to the result's, as versioned JSON: what other tools carry along with a cut.
 
-Schema (version 1), all indices into the original:
+Schema (version 2), all indices into the original:
 
     version, source {sha256, opset}, options
     tensors   {tensor: {axis: [kept indices, in their new order]}}           computed tensors that were cut
     weights   [{node, op, input, source, result, axes {axis: [kept]}, group?, transposed?, dtype?, value?}]
-              constants that were cut, edge by edge; with `value`, what they are now where that is no slice;
-              `source` is null for an operand that the node did not have
+              constants that were cut, edge by edge; with `value` {shape, base64} or {shape, strings}, what they
+              are now where that is no slice; `source` is null for an operand that the node did not have
     absorbed  [{node, tensor, axis, slices, values, into, carrier}]          "bias", "carrier" or "nothing"
     negligible[{node, constant, axis, slices, ...}]                          set to zero before everything else
     removed   [node labels]
@@ -16,6 +16,7 @@ Schema (version 1), all indices into the original:
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
@@ -32,7 +33,7 @@ from ..ops.rule import Rewrite, rule_for
 from .cut import PlannedCut
 from .execute import Execution
 
-VERSION = 1
+VERSION = 2
 
 
 class Step(Protocol):
@@ -91,7 +92,7 @@ def _joined(before: list[dict[str, Any]], after: list[dict[str, Any]], step: Ste
             for axis, kept in further["axes"].items():
                 axes[axis] = [axes[axis][i] for i in kept] if axis in axes else kept
             entry = {k: v for k, v in entry.items() if k != "group"} | {"result": further["result"], "axes": axes}
-            entry |= {"dtype": str(value.dtype), "value": value.tolist()}
+            entry |= written(value)
         joined.append(entry)
     return [*joined, *later.values()]
 
@@ -135,7 +136,7 @@ def _weights(step: Step) -> list[dict[str, Any]]:
                 value = cut.weight(tensor)
             # what a carrier took over follows from `absorbed`; other new values are written down
             if value is not None and not (index == 1 and isinstance(rule, Convolution | Multiplication)):
-                entry |= {"axes": {}, "dtype": str(value.dtype), "value": value.tolist()}
+                entry |= {"axes": {}, **written(value)}
             weights.append(entry)
         if rewrite is not None:
             weights += _added(node, rewrite, execution)
@@ -161,8 +162,7 @@ def _added(node: Node, rewrite: Rewrite, execution: Execution) -> list[dict[str,
                         "source": None,
                         "result": made.input[index],
                         "axes": {},
-                        "dtype": str(value.dtype),
-                        "value": value.tolist(),
+                        **written(value),
                     }
                 )
     return entries
@@ -172,11 +172,29 @@ def _all(indices: np.ndarray | None, size: int | None) -> list[int]:
     return [int(i) for i in (np.arange(size or 0) if indices is None else indices)]
 
 
+def written(array: np.ndarray) -> dict[str, Any]:
+    """An array as an entry holds it: its type, its shape, and its elements' bytes in C order, little-endian."""
+    value: dict[str, Any] = {"shape": list(array.shape)}
+    if array.dtype.kind == "O":
+        value["strings"] = array.reshape(-1).tolist()
+    else:
+        value["base64"] = base64.b64encode(array.tobytes()).decode("ascii")
+    return {"dtype": str(array.dtype), "value": value}
+
+
+def value_of(entry: Mapping[str, Any]) -> np.ndarray:
+    """The array that an entry holds, read-only; the inverse of `written`."""
+    value, dtype = entry["value"], np.dtype(entry["dtype"])
+    if "strings" in value:
+        return np.array(value["strings"], dtype).reshape(value["shape"])
+    return np.frombuffer(base64.b64decode(value["base64"]), dtype).reshape(value["shape"])
+
+
 def rebuild(mapping: Mapping[str, Any], original: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The result's cut weights, by their name in the result, from the original's and the map alone.
 
     Args:
-        mapping: a map of version 1.
+        mapping: a map of this version.
         original: the original's constants by name.
 
     Raises:
@@ -187,7 +205,7 @@ def rebuild(mapping: Mapping[str, Any], original: Mapping[str, np.ndarray]) -> d
     result: dict[str, np.ndarray] = {}
     for entry in mapping["weights"]:
         if "value" in entry:
-            result[entry["result"]] = np.array(entry["value"], entry["dtype"])
+            result[entry["result"]] = value_of(entry)
             continue
         array = np.array(original[entry["source"]])
         for item in mapping["negligible"]:

@@ -14,7 +14,8 @@ trained networks of tools/training_results.py.
   onnxsim's structured Wanda pruning with ridge repair at the least sparsity that keeps to it; on images that neither
   saw;
 - cascade: the dense ResNet-20 of RUNS, pruned and retrained (models/cascade.py);
-- resnet50-scoring: seconds and peak memory of scoring a ResNet-50 on 256 images of 224x224, in a process of its own.
+- resnet50-scoring: seconds and peak memory of scoring a ResNet-50 on 256 images of 224x224, in a process of its own;
+- large-layer: the same of pruning and repairing a network with a layer of 2,048 inputs and outputs of 3x3.
 """
 
 from __future__ import annotations

@@ -88,6 +88,15 @@ ready = time.perf_counter()
 found.rank(method, "top", "uniform", "sum", Budget(macs=0.75))
 print(json.dumps({"prepare": ready - start, "score": time.perf_counter() - ready, "samples": len(found.calibration)}))
 """
+WIDE, KEPT = 2048, 0.97
+"""Channels of the layer whose repair is measured, and the share of its network's MACs that stays."""
+REPAIR = f"""
+import json, sys
+import onnxshrink
+done = onnxshrink.prune(sys.argv[1], data=sys.argv[2], keep_macs={KEPT}, allocation="uniform", align=1, points=0)
+errors = dict(error=done.error, error_before_repair=done.error_before_repair)
+print(json.dumps(errors | dict(inputs=len(done.masks[0].kept))))
+"""
 # A child's peak begins at the size of the process that starts it, so a small one stands between.
 LAUNCHER = """
 import os, subprocess, sys
@@ -151,6 +160,7 @@ def all_rows(work: Path, data: Path, models: Path, runs: Path) -> Iterator[Row]:
         yield Row("cascade", name, lambda a=(*where, data, *how): cascade(*a))
     for method in ("wanda", "pfp"):
         yield Row("resnet50-scoring", method, lambda m=method: scoring(data, m))
+    yield Row("large-layer", "repaired", large_layer)
 
 
 # --- resnet20 --------------------------------------------------------------------------------------------------------
@@ -283,7 +293,7 @@ def rival(source: Path, data: Path, images: str, scaling: str, budget: str) -> F
     }
 
 
-# --- resnet50 --------------------------------------------------------------------------------------------------------
+# --- time and memory --------------------------------------------------------------------------------------------------
 
 
 def scoring(data: Path, method: str) -> Figures:
@@ -298,7 +308,28 @@ def scoring(data: Path, method: str) -> Figures:
         for number, image in enumerate(pixels(data, "camvid", "train")[0][:256]):
             Image.fromarray(image).resize((224, 224)).save(folder / "images" / f"{number:04}.png")
         onnx.save(networks.fold(networks.published("resnet50").model), folder / "model.onnx")
-        child = [sys.executable, "-c", SCORE, str(folder / "model.onnx"), str(folder / "images"), method]
-        done = subprocess.run([sys.executable, "-c", LAUNCHER, *child], capture_output=True, text=True, check=True)
+        return alone(SCORE, str(folder / "model.onnx"), str(folder / "images"), method)
+
+
+def large_layer() -> Figures:
+    """Pruning and repair of a network whose middle layer has 2,048 inputs and outputs of 3x3 and loses a few of them,
+    so that nearly all of its weights are fitted.
+    """
+    from tests.pruning.nets import Maker
+
+    m = Maker(["n", 3, 8, 8])
+    x = m.op("Relu", m.conv(m.op("Relu", m.conv("x", 3, WIDE)), WIDE, WIDE))
+    model = m.model(m.conv(m.op("GlobalAveragePool", x), WIDE, 10, k=1))
+    with tempfile.TemporaryDirectory() as name:
+        source, samples = Path(name) / "model.onnx", Path(name) / "samples.npz"
+        onnx.save(model, source)
+        np.savez(samples, x=np.random.default_rng(0).standard_normal((160, 3, 8, 8)).astype(np.float32))
+        return alone(REPAIR, str(source), str(samples))
+
+
+def alone(script: str, *arguments: str) -> Figures:
+    """What a script prints as JSON in a process of its own, and that process's peak memory in MB."""
+    child = [sys.executable, "-c", script, *arguments]
+    done = subprocess.run([sys.executable, "-c", LAUNCHER, *child], capture_output=True, text=True, check=True)
     figures, peak = done.stdout.splitlines()
     return {**json.loads(figures), "peak_mb": int(peak) / (1024**2 if sys.platform == "darwin" else 1024)}

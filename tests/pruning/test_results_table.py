@@ -104,3 +104,20 @@ def test_the_settings_are_options_of_prune() -> None:
     for options in (*pruning_rows.METHODS.values(), *pruning_rows.OURS.values()):
         assert set(options) <= known
     assert len(pruning_rows.PUBLISHED) == 10
+
+
+def test_the_large_layer_is_told_in_a_sentence(tmp_path: Path) -> None:
+    keep(
+        tmp_path,
+        "large-layer",
+        "repaired",
+        seconds=380.4,
+        peak_mb=3449.7,
+        inputs=2017,
+        error=0.005,
+        error_before_repair=0.054,
+    )
+    text = section(tmp_path)
+    assert "keeps 2,017 inputs" in text
+    assert "380 s for the whole of `prune`, at a peak of 3,450 MB" in text
+    assert "falls from 0.054 to 0.005." in text

@@ -193,8 +193,8 @@ def large_layer(found: Found) -> str:
     errors = f"from {one['error_before_repair']:.3f} to {one['error']:.3f}"
     text = (
         f"A layer of {WIDE:,} inputs and outputs of 3x3 (37.7 million weights) keeps {one['inputs']:,} inputs in a "
-        f"network that keeps {100 * KEPT:g} % of its MACs: {one['seconds']:.0f} s for the whole of `prune`, at a peak of "
-        f"{one['peak_mb']:,.0f} MB. The error on held-out samples falls {errors}."
+        f"network that keeps {100 * KEPT:g} % of its MACs: {one['seconds']:.0f} s for the whole of `prune`, at a peak "
+        f"of {one['peak_mb']:,.0f} MB. The error on held-out samples falls {errors}."
     )
     return f"### Repairing a large layer\n\n{text}"
 

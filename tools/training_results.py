@@ -29,6 +29,11 @@ Found = Mapping[int, Figures]
 
 COMMAND = "python tools/training_results.py --run RUNS --data FOLDER --write"
 RUN = "python tools/training_results.py --run RUNS --data FOLDER --only NAME --seeds SEEDS"
+LEGEND = (
+    "Score: accuracy on CIFAR-10, mean IoU on CamVid, by ONNX Runtime on the whole test split; mean ± standard deviation "
+    "over the seeds. To dense, to uniform: points against the row of the same seed, which had the same epochs. Latency: "
+    "ratio to the dense network at one thread; counts are not multiples of anything unless a row says so."
+)
 PICTURE = Path(__file__).resolve().parent.parent / "docs" / "convergence.png"
 
 
@@ -77,7 +82,7 @@ def section(rows: Sequence[Row], folder: Path, seeds: Sequence[int], picture: Pa
                 row.published,
             ]
         )
-    parts = [table(lines, markdown=True)] if shown else []
+    parts = [LEGEND, table(lines, markdown=True)] if shown else []
     if shown and picture is not None:
         parts.append(f"![Score by epoch]({picture.name})")
         curves(shown, picture)

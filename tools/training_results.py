@@ -30,9 +30,10 @@ Found = Mapping[int, Figures]
 COMMAND = "python tools/training_results.py --run RUNS --data FOLDER --write"
 RUN = "python tools/training_results.py --run RUNS --data FOLDER --only NAME --seeds SEEDS"
 LEGEND = (
-    "Score: accuracy on CIFAR-10, mean IoU on CamVid, by ONNX Runtime on the whole test split; mean ± standard deviation "
-    "over the seeds. To dense, to uniform: points against the row of the same seed, which had the same epochs. Latency: "
-    "ratio to the dense network at one thread; counts are not multiples of anything unless a row says so."
+    "Score: accuracy on CIFAR-10, mean IoU on CamVid, by ONNX Runtime on the whole test split; mean ± standard "
+    "deviation over the seeds. To dense, to uniform: points against the row of the same seed, which had the same "
+    "epochs. Latency: ratio to the dense network at one thread; counts are not multiples of anything unless a row says "
+    "so."
 )
 PICTURE = Path(__file__).resolve().parent.parent / "docs" / "convergence.png"
 
@@ -106,6 +107,7 @@ def curves(shown: Mapping[Row, Found], picture: Path) -> None:
     """Draw the score by epoch of every row that was run: one panel for each recipe, a thin line for each seed."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     recipes = list(dict.fromkeys(row.recipe for row in shown))
     figure = Figure(figsize=(9, 3.4 * len(recipes)), layout="constrained")
@@ -118,6 +120,7 @@ def curves(shown: Mapping[Row, Found], picture: Path) -> None:
                 axes.plot(*points, color=f"C{number}", linewidth=1.2, label=label)
                 label = None
         axes.set_title(recipe, loc="left")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel(f"{dense_row(recipe).entry(0).data_set.task.metric}, %")
         axes.grid(color="#e3e3e3", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)

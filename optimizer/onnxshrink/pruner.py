@@ -100,6 +100,9 @@ def run(
         notes.append(
             "more parameters than before: layers that shared a weight got one each; --keep-parameters forbids that"
         )
+    large = [fit.node for fit in fits if not fit.rows]
+    if large:
+        notes.append(f"too large to be repaired: {', '.join(large)}")
     notes += ["the samples are noise: the error says little about real inputs"] if found.calibration.random else []
     return Pruned(
         proto if shrunk is None else shrunk.model,

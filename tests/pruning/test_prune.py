@@ -417,3 +417,16 @@ def test_the_output_is_not_the_input(files: tuple[Path, Path, Path]) -> None:
     source, calib, _ = files
     with pytest.raises(ModelError, match="would overwrite the input"):
         onnxshrink.prune(source, source, data=calib, keep_macs=0.5)
+
+
+def test_layers_that_are_too_large_to_be_repaired_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from onnxshrink.pruning import repair
+
+    model = NETS["residual"]()
+    options = {"keep_macs": 0.6, "allocation": "uniform", "align": 1}
+    assert not any("too large" in note for note in onnxshrink.prune(model, data=data(model), **options).notes)
+    monkeypatch.setattr(repair, "GRAM_BYTES", 0)
+    result = onnxshrink.prune(model, data=data(model), **options)
+    assert f"too large to be repaired: {', '.join(fit.node for fit in result.fits)}" in result.notes
+    assert result.fits
+    assert result.error == pytest.approx(result.error_before_repair)

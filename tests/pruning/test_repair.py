@@ -150,9 +150,13 @@ def test_a_matrix_that_has_no_room_is_smaller_or_none(room: str, monkeypatch: py
     assert repair.precision(23171) is None
     monkeypatch.setattr(repair, "precision", lambda size: {"float32": np.float32, "none": None}[room])
     fits = repair.repair(solution, zeroed, dead, data).fits
-    assert len(fits) == (len(exact) if room == "float32" else 0)
-    for fit, best in zip(fits, exact, strict=False):
-        assert fit.after == pytest.approx(best.after, rel=0.01)
+    assert [fit.node for fit in fits] == [fit.node for fit in exact]
+    assert fits[0].before == exact[0].before, "the first layer that lost inputs"
+    for fit, best in zip(fits, exact, strict=True):
+        if room == "float32":
+            assert fit.after == pytest.approx(best.after, rel=0.01)
+        else:
+            assert (fit.after, fit.ridge, fit.rows) == (fit.before, None, 0)
 
 
 def test_a_layer_without_a_bias_gets_one(monkeypatch: pytest.MonkeyPatch) -> None:

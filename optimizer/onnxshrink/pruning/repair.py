@@ -62,7 +62,7 @@ class Fit:
         node: its label.
         before, after: |error|^2 over |z|^2 on samples that were not fitted.
         ridge: the candidate taken; None where the layer was left alone.
-        rows: places that were fitted.
+        rows: places that were fitted; 0 for a layer whose equations had no room.
     """
 
     node: str
@@ -217,17 +217,15 @@ class _Job:
                 choose the ridge.
         """
         place = _place(self.node, self.context)
-        kind = precision(self.inputs.size * self.taps + (place is not None))
-        if kind is None:
-            return
+        features = self.inputs.size * self.taps
+        kind = precision(features + (place is not None))
         fit, solved = self._gather(fitted, chosen, place is not None, kind).best(self.node.label)
         self.done.fits.append(fit)
         if solved is not None:
-            features = self.inputs.size * self.taps
             self._store(solved[:features], solved[features] if place is not None else None, place)
 
-    def _gather(self, fitted: Places, chosen: Places, intercept: bool, kind: type[np.floating]) -> _System:
-        """Stream the samples into the equations of the layer."""
+    def _gather(self, fitted: Places, chosen: Places, intercept: bool, kind: type[np.floating] | None) -> _System:
+        """Stream the samples into the equations of the layer; where these have no room, those that are held alone."""
         name = self.node.inputs[0]
         weight = self.original[np.ix_(self.outputs, self.inputs)].reshape(self.outputs.size, -1).T
         features = weight.shape[0]
@@ -250,9 +248,12 @@ class _Job:
                     rows = np.concatenate([rows, np.ones((len(rows), 1), np.float32)], axis=1)
                 yield rows, target - rows[:, :features] @ weight, target
 
-        system = _System(features, intercept, self.outputs.size, kind)
-        for rows, missing, _ in pairs(fitted, max(LEAST_ROWS, ROWS_PER_FEATURE * features), 0):
-            system.add(rows, missing)
+        if kind is None:
+            system = _System(0, False, 0, np.float32)
+        else:
+            system = _System(features, intercept, self.outputs.size, kind)
+            for rows, missing, _ in pairs(fitted, max(LEAST_ROWS, ROWS_PER_FEATURE * features), 0):
+                system.add(rows, missing)
         for rows, missing, target in pairs(chosen, CHOOSING_ROWS, 1):
             system.hold(rows, missing, target)
         return system
@@ -307,8 +308,8 @@ class _System:
         before = sum(float(np.square(missing).sum()) for _, missing in self.held)
         found: tuple[float, float | None, np.ndarray | None] = (before, None, None)
         weights = np.arange(len(self.gram)) < self.features
-        mean = float(np.diagonal(self.gram)[weights].mean(dtype=np.float64))
-        for ridge in RIDGES:
+        mean = float(np.diagonal(self.gram)[weights].mean(dtype=np.float64)) if self.total else 0.0
+        for ridge in RIDGES if self.total else ():
             solved = solve(self.gram, self.right, np.where(weights, ridge * mean, 1e-9 * self.total))
             if solved is None:
                 continue

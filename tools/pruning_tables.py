@@ -22,6 +22,7 @@ from tools.pruning_rows import (
 )
 from tools.rows import Figures, read
 from tools.table import table
+from tools.training_rows import dense_row
 
 NAMES = {"macs": "multiply-adds", "latency": "latency"}
 
@@ -138,21 +139,20 @@ def published_table(found: Found) -> str:
     return "\n\n".join(["### Published models", text, *tables])
 
 
-BEGINS = {"trained": 40, "dense": 20}
-RETRAINING = 20
-"""Epochs before and after pruning."""
-
-
 def cascade_table(found: Found) -> str:
     """Accuracy after pruning and retraining."""
-    lines = [["method", "epochs before, in rounds", "MACs", "accuracy, %", "dense, 40 epochs, %", "difference"]]
+    recipe = dense_row("resnet20").entry(0).recipe
+    retraining = recipe.search_epochs + recipe.finetune_epochs  # so many epochs, in all rounds together
+    before = {"dense": recipe.dense_epochs, "trained": recipe.dense_epochs + retraining}
+    whole = f"dense, {before['trained']} epochs, %"
+    lines = [["method", "epochs before, in rounds", "MACs", "accuracy, %", whole, "difference"]]
     for name, (method, _, rounds, begin) in CASCADES.items():
         one = found.get(("cascade", name))
         if one is not None:
             lines.append(
                 [
                     f"`{method}`",
-                    f"{BEGINS[begin]}, {' + '.join([str(RETRAINING // rounds)] * rounds)}",
+                    f"{before[begin]}, {' + '.join([str(retraining // rounds)] * rounds)}",
                     f"{100 * one['macs']:.1f} %",
                     _percent(one, "accuracy"),
                     _percent(one, "dense"),
@@ -162,10 +162,10 @@ def cascade_table(found: Found) -> str:
     if len(lines) == 1:
         return ""
     text = (
-        "`models/cascade.py`: the dense ResNet-20, trained to the end (40 epochs) or after its first learning rate "
-        "cycle (20), is exported, pruned with repair on 512 training images, sliced by the map and retrained, in "
-        "rounds of 20 epochs together. One seed. Published for PFP at 70 % of the FLOPs, from a network trained to the "
-        "end that is better than this one, with more epochs: -0.28."
+        f"`models/cascade.py`: the dense ResNet-20, trained to the end ({before['trained']} epochs) or after its first "
+        f"learning rate cycle ({before['dense']}), is exported, pruned with repair on 512 training images, sliced by "
+        f"the map and retrained, in rounds of {retraining} epochs together. One seed. Published for PFP at 70 % of the "
+        "FLOPs, from a network trained to the end that is better than this one, with more epochs: -0.28."
     )
     return f"### Prune and retrain\n\n{text}\n\n{table(lines, markdown=True)}"
 

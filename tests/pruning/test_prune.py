@@ -425,7 +425,7 @@ def test_layers_that_are_too_large_to_be_repaired_are_named(monkeypatch: pytest.
     model = NETS["residual"]()
     options = {"keep_macs": 0.6, "allocation": "uniform", "align": 1}
     assert not any("too large" in note for note in onnxshrink.prune(model, data=data(model), **options).notes)
-    monkeypatch.setattr(repair, "GRAM_BYTES", 0)
+    monkeypatch.setattr(repair, "ROOM", {})
     result = onnxshrink.prune(model, data=data(model), **options)
     assert f"too large to be repaired: {', '.join(fit.node for fit in result.fits)}" in result.notes
     assert result.fits

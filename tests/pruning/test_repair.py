@@ -145,7 +145,8 @@ def test_a_matrix_that_has_no_room_is_smaller_or_none(room: str, monkeypatch: py
     solution, dead, zeroed, data = pruned_inputs(model, monkeypatch)
     monkeypatch.undo()
     exact = repair.repair(solution, zeroed, dead, data).fits
-    assert repair.precision(16384) is np.float64
+    assert repair.precision(13500) is np.float64
+    assert repair.precision(13501) is np.float32
     assert repair.precision(2048 * 9 + 1) is np.float32
     assert repair.precision(23171) is None
     monkeypatch.setattr(repair, "precision", lambda size: {"float32": np.float32, "none": None}[room])

@@ -44,10 +44,8 @@ ROWS_PER_FEATURE, LEAST_ROWS = 6, 8192
 CHOOSING_ROWS = 2048
 """Places that choose the ridge, at most about."""
 
-GRAM_BYTES = 1 << 31
-"""Largest Gram matrix: float64 up to 16,384 inputs times taps, float32 up to 23,170, which are 2,574 channels of 3x3; a
-layer that keeps more is left alone.
-"""
+ROOM: dict[type[np.floating], int] = {np.float64: 13_500, np.float32: 23_170}
+"""Inputs times taps of the largest Gram matrix of each type (1.4 and 2 GiB); a layer that keeps more is left alone."""
 
 BATCH = 16
 CHOOSE_EVERY = 5
@@ -322,7 +320,7 @@ class _System:
 
 def precision(size: int) -> type[np.floating] | None:
     """The type of a Gram matrix of so many rows: the best that has room; None where none has."""
-    return next((kind for kind in (np.float64, np.float32) if size**2 * np.dtype(kind).itemsize <= GRAM_BYTES), None)
+    return next((kind for kind, most in ROOM.items() if size <= most), None)
 
 
 def add_gram(gram: np.ndarray, rows: np.ndarray) -> None:

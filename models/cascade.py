@@ -17,8 +17,9 @@ import catalogue
 import click
 import onnx
 import torch
+from options import DEVICE, SET
 from torch import nn
-from train import scored, value_of
+from train import scored
 
 import onnxshrink
 from onnxshrink import benchmark, gates
@@ -75,12 +76,18 @@ def rounds_of(recipe: Recipe, rounds: int) -> list[Recipe]:
 @click.option("--keep-macs", required=True, type=Portion(), help="of the dense network, after the last round")
 @click.option("--rounds", default=1, show_default=True, type=click.IntRange(1))
 @click.option("--method", type=click.Choice(["wanda", "pfp", "magnitude", "random"]), default="pfp", show_default=True)
-@click.option("--samples", default=512, show_default=True, help="training images that scores and repair see")
-@click.option("--set", "changes", multiple=True, metavar="FIELD=VALUE", help="of the recipe, such as seed=1")
-@click.option("--limit", type=int, help="use only the first N examples, to try the script")
-@click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
-@click.option("--threads", default=2, show_default=True, help="of the CPU")
-@click.option("--workers", default=2, show_default=True, help="processes that read image files")
+@click.option(
+    "--samples",
+    default=512,
+    show_default=True,
+    type=click.IntRange(1),
+    help="training images that scores and repair see",
+)
+@SET
+@click.option("--limit", type=click.IntRange(1), help="use only the first N examples, to try the script")
+@DEVICE
+@click.option("--threads", default=2, show_default=True, type=click.IntRange(1), help="of the CPU")
+@click.option("--workers", default=2, show_default=True, type=click.IntRange(0), help="processes that read image files")
 def main(
     recipe: str,
     folder: Path,
@@ -90,7 +97,7 @@ def main(
     rounds: int,
     method: str,
     samples: int,
-    changes: tuple[str, ...],
+    changes: tuple[tuple[str, object], ...],
     limit: int | None,
     device: str,
     threads: int,
@@ -99,8 +106,7 @@ def main(
     """Prune, train and export."""
     torch.set_num_threads(threads)
     try:
-        fields = dict(change.split("=", 1) for change in changes)
-        entry = catalogue.entry(recipe, **{name: value_of(text) for name, text in fields.items()}, search="none")
+        entry = catalogue.entry(recipe, **{**dict(changes), "search": "none"})
         own = entry.data_set
         data = catalogue.read_data(entry.data, folder, epoch=None, limit=limit, workers=workers, device=device)
         network = entry.network()

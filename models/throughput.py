@@ -12,6 +12,7 @@ import time
 import catalogue
 import click
 import torch
+from options import DEVICE
 from torch import nn
 
 from onnxshrink import gates
@@ -40,12 +41,12 @@ def prepared(entry: catalogue.Entry, device: str) -> dict[str, Step]:
     return found
 
 
-def step(what: Step, task: Task, x: torch.Tensor, y: torch.Tensor, device: str) -> float:
+def step(what: Step, task: Task, x: torch.Tensor, y: torch.Tensor) -> float:
     """Seconds of one training step."""
     network, optimizer, size = what
-    clock = time.perf_counter if device == "cuda" else time.process_time
+    clock = time.perf_counter if x.is_cuda else time.process_time
     began = clock()
-    with torch.autocast(device, torch.bfloat16):
+    with torch.autocast(x.device.type, torch.bfloat16):
         output = network(x)
     loss = task.loss(output.float(), y, 0.0)
     if size is not None:
@@ -53,17 +54,17 @@ def step(what: Step, task: Task, x: torch.Tensor, y: torch.Tensor, device: str) 
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     optimizer.step()
-    if device == "cuda":
+    if x.is_cuda:
         torch.cuda.synchronize()
     return clock() - began
 
 
 @click.command(help=__doc__)
 @click.argument("recipes", nargs=-1)
-@click.option("--threads", default=1, show_default=True)
+@click.option("--threads", default=1, show_default=True, type=click.IntRange(1))
 @click.option("--seconds", default=20.0, show_default=True, help="of measuring for each recipe")
-@click.option("--batch", type=int, help="instead of the recipe's")
-@click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
+@click.option("--batch", type=click.IntRange(1), help="instead of the recipe's")
+@DEVICE
 def main(recipes: tuple[str, ...], threads: int, seconds: float, batch: int | None, device: str) -> None:
     """Print one line for each network: examples per second, and its ratio to the plain network's, both medians."""
     torch.set_num_threads(threads)
@@ -75,12 +76,12 @@ def main(recipes: tuple[str, ...], threads: int, seconds: float, batch: int | No
         y = torch.randint(0, own.classes, shape, device=device)
         networks = prepared(entry, device)
         for what in networks.values():  # the first step allocates
-            step(what, own.task, x, y, device)
+            step(what, own.task, x, y)
         times: dict[str, list[float]] = {which: [] for which in networks}
         until = time.perf_counter() + seconds
         while time.perf_counter() < until:
             for which, what in networks.items():
-                times[which].append(step(what, own.task, x, y, device))
+                times[which].append(step(what, own.task, x, y))
         rounds = len(times["plain"])
         for which, taken in times.items():
             ratio = torch.tensor(times["plain"]).div(torch.tensor(taken)).median()

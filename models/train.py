@@ -7,30 +7,16 @@ Writes a checkpoint after every epoch; the same command with --resume goes on fr
 """
 
 from pathlib import Path
-from typing import Any
 
 import catalogue
 import click
 import torch
 from evaluate import score
+from options import DEVICE, SET
 
 from onnxshrink import gates
 from onnxshrink.errors import OnnxshrinkError
 from onnxshrink.gates.training import Trainer, draw, join, read_log
-
-
-def value_of(text: str) -> Any:
-    """The value of a field as the command line gives it: a number, true or false, a list with commas, or a word."""
-    if "," in text:
-        return [value_of(part) for part in text.split(",") if part]
-    if text in ("true", "false"):
-        return text == "true"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
 
 
 def scored(path: Path, entry: catalogue.Entry, data: Path) -> str:
@@ -58,25 +44,25 @@ def export(trainer: Trainer, entry: catalogue.Entry, data: Path) -> None:
 @click.argument("recipe", type=click.Choice(catalogue.names()))
 @click.option("--data", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path))
-@click.option("--set", "changes", multiple=True, metavar="FIELD=VALUE", help="of the recipe, such as target=0.3")
+@SET
 @click.option(
     "--dense",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="dense.pt or trained.pt of another run",
 )
 @click.option("--latencies", type=click.Path(exists=True, dir_okay=False), help="table for size=latency")
-@click.option("--epoch", type=int, help="examples in an epoch, for more frequent checkpoints")
-@click.option("--stop-after", type=int, help="end after this many epochs of the plan")
-@click.option("--limit", type=int, help="use only the first N examples, to try the script")
-@click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
-@click.option("--threads", default=2, show_default=True, help="of the CPU")
-@click.option("--workers", default=2, show_default=True, help="processes that read image files")
+@click.option("--epoch", type=click.IntRange(1), help="examples in an epoch, for more frequent checkpoints")
+@click.option("--stop-after", type=click.IntRange(1), help="end after this many epochs of the plan")
+@click.option("--limit", type=click.IntRange(1), help="use only the first N examples, to try the script")
+@DEVICE
+@click.option("--threads", default=2, show_default=True, type=click.IntRange(1), help="of the CPU")
+@click.option("--workers", default=2, show_default=True, type=click.IntRange(0), help="processes that read image files")
 @click.option("--resume", is_flag=True, help="go on from the checkpoint in --out")
 def main(
     recipe: str,
     data: Path,
     out: Path,
-    changes: tuple[str, ...],
+    changes: tuple[tuple[str, object], ...],
     dense: Path | None,
     latencies: str | None,
     epoch: int | None,
@@ -94,8 +80,7 @@ def main(
         if device == "cuda":
             device = f"cuda:{ranks.rank % torch.cuda.device_count()}"
             torch.cuda.set_device(device)
-        fields = dict(change.split("=", 1) for change in changes)
-        entry = catalogue.entry(recipe, **{name: value_of(text) for name, text in fields.items()})
+        entry = catalogue.entry(recipe, **dict(changes))
         where = device if device.startswith("cuda") else "cpu"
         trainer = Trainer(
             entry.network(),

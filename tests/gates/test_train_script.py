@@ -49,12 +49,41 @@ def test_a_recipe_from_images_to_an_onnx_file_in_two_parts(images, tmp_path):
 
 
 def test_mistakes_are_one_line(images, tmp_path):
-    for fields, message in (({"depth": 20}, "a recipe has no field 'depth'"), ({"search": "luck"}, "no search 'luck'")):
+    for fields, message in (
+        ({"depth": 20}, "a recipe has no field 'depth'"),
+        ({"search": "luck"}, "no search 'luck'"),
+        ({"target": "half"}, "target is a number, 'half' is not"),
+        ({"batch": 64}, "an epoch has 40 examples, fewer than a batch of 64; give more examples, or batch=40"),
+    ):
         found = call(images, tmp_path / "out", **fields)
         assert found.exit_code == 1
         assert found.output.startswith("Error: ")
         assert message in found.output
         assert len(found.output.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "target"], "'target' is not of the form target=0.3"),
+        (["--device", "gpu"], "'gpu' is neither cpu nor cuda nor cuda:1"),
+        (["--device", "cuda:99"], "there is no device cuda:99 here"),
+        (["--limit", "0"], "0 is not in the range"),
+    ],
+)
+def test_what_the_command_line_does_not_take_is_said_before_anything_is_made(arguments, message, images, tmp_path):
+    found = call(images, tmp_path / "out", *arguments)
+    assert found.exit_code == 2
+    assert message in " ".join(found.output.split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_values_of_fields():
+    from options import value_of
+
+    assert value_of("0.02,0.5,") == [0.02, 0.5]
+    assert [value_of(text) for text in ("true", "8", "1e-4", "step")] == [True, 8, 1e-4, "step"]
 
 
 def cascade(images, out, dense, *more):

@@ -74,6 +74,12 @@ def test_bad_recipes():
         ({"epochs": 3}, "no field 'epochs'"),
         ({"form": "step"}, "measured at sigmoid gates"),
         ({"thresholds": [0.1, 0.05]}, "have to rise"),
+        ({"thresholds": [0.1, "high"]}, "thresholds is a number, 'high' is not"),
+        ({"batch": 0}, "batch is 0; take at least 1"),
+        ({"batch": 1.5}, "batch is a whole number, 1.5 is not"),
+        ({"distil": 2}, "distil is 2; take at least 0 and at most 1"),
+        ({"bf16": 1}, "bf16 is true or false, 1 is not"),
+        ({"dense_epochs": True}, "dense_epochs is a whole number, True is not"),
     ):
         with pytest.raises(InputError, match=message):
             recipe(**changes)
@@ -242,6 +248,11 @@ def test_a_target_that_cannot_be_reached(tmp_path):
     run = trainer(tmp_path, target=0.05, floor=0.8)
     with pytest.raises(InputError, match=r"% of the size is left when every gate is at its floor, the target is"):
         run.fit()
+
+
+def test_a_batch_that_the_data_cannot_fill(tmp_path):
+    with pytest.raises(InputError, match=r"an epoch has 64 examples, fewer than a batch of 65; .*batch=64"):
+        trainer(tmp_path, batch=65)
 
 
 def test_a_batch_that_cannot_be_dealt_out():

@@ -7,6 +7,7 @@ the uniform one included, gets the same second cycle: the same epochs, rates and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -16,6 +17,19 @@ from ..gate import FORMS
 from ..schedule import cubic_ramp
 
 SEARCHES = ("importance", "relaxation", "uniform", "none")
+
+LIMITS = {
+    "dense_epochs": (0, math.inf),
+    "search_epochs": (0, math.inf),
+    "finetune_epochs": (0, math.inf),
+    "batch": (1, math.inf),
+    "multiple": (1, math.inf),
+    "floor": (0, 1),
+    "warmup": (0, 1),
+    "label_smoothing": (0, 1),
+    "distil": (0, 1),
+}
+"""The least and the largest value of fields that have one."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +112,10 @@ class Recipe:
         for value, names, what in ((self.search, SEARCHES, "search"), (self.form, tuple(FORMS), "gate form")):
             if value not in names:
                 raise InputError(f"there is no {what} {value!r}", cure=f"take one of {', '.join(names)}")
+        for name, (least, largest) in LIMITS.items():
+            if not least <= getattr(self, name) <= largest:
+                until = "" if largest == math.inf else f" and at most {largest}"
+                raise InputError(f"{name} is {getattr(self, name)}", cure=f"take at least {least}{until}")
         if not 0 < self.target <= 1:
             raise InputError(f"the target is a share of the size, {self.target} is not", cure="take one in (0, 1]")
         if self.search == "importance" and self.form != "sigmoid":
@@ -112,13 +130,14 @@ class Recipe:
         """A recipe from a table of its fields, as TOML or JSON has it.
 
         Raises:
-            InputError: there is no such field.
+            InputError: there is no such field, or its value is of another kind.
         """
-        found = {**table, **changes}
-        unknown = set(found) - {field.name for field in fields(Recipe)}
-        if unknown:
-            raise InputError(f"a recipe has no field {sorted(unknown)[0]!r}")
-        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in found.items()}
+        defaults = {field.name: field.default for field in fields(Recipe)}
+        values: dict[str, Any] = {}
+        for name, value in {**table, **changes}.items():
+            if name not in defaults:
+                raise InputError(f"a recipe has no field {name!r}", cure=f"take one of {', '.join(defaults)}")
+            values[name] = _fitting(name, value, defaults[name])
         return Recipe(**values)
 
     def closings(self) -> list[float]:
@@ -138,6 +157,21 @@ class Recipe:
         steps = len(self.closings())
         within = progress * steps - min(int(progress * steps), steps - 1)
         return cubic_ramp(within, self.ejector_start, self.ejector_full, self.ejector_weight)
+
+
+def _fitting(name: str, value: Any, default: Any) -> Any:
+    """The value of a field, of its default's kind: a whole number may stand for a number, a number for a list of one.
+
+    Raises:
+        InputError: it is of another kind.
+    """
+    if isinstance(default, tuple):
+        found = tuple(value) if isinstance(value, list | tuple) else (value,)
+        return tuple(_fitting(name, one, default[0]) for one in found)
+    kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
+    if type(value) is type(default) or (type(default) is float and type(value) is int):
+        return value
+    raise InputError(f"{name} is {kinds[type(default)]}, {value!r} is not")
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,8 @@ class Trainer:
         device: "cpu", "cuda" or "cuda:N".
 
     Raises:
-        InputError: the network cannot be traced or gated, or the table does not fit it.
+        InputError: the network cannot be traced or gated, the table does not fit it, or no batch can be had of the
+            data.
     """
 
     def __init__(
@@ -64,6 +65,11 @@ class Trainer:
         ranks: Ranks | None = None,
         monitor: Monitor | None = None,
     ) -> None:
+        if len(data) < recipe.batch:
+            raise InputError(
+                f"an epoch has {len(data)} examples, fewer than a batch of {recipe.batch}",
+                cure=f"give more examples, or batch={max(len(data), 1)} in the recipe",
+            )
         self.data, self.task, self.recipe, self.out, self.latencies = data, task, recipe, out, latencies
         self.device, self.ranks = torch.device(device), ranks or Ranks()
         self.monitor = monitor or Monitor(out if self.ranks.first else None)
@@ -265,7 +271,7 @@ class Trainer:
                 self._watch(total, step, share)
             while closings and closings[0][0] == step:
                 figures |= self._close(closings.pop(0)[1], x)
-        figures["loss"] = float(self.ranks.total(total)) / max(steps, 1) / self.ranks.world
+        figures["loss"] = float(self.ranks.total(total)) / steps / self.ranks.world
         if relaxing:
             with torch.no_grad():
                 w = torch.cat([gate.weights()[gate.mask > 0] for gate in self._gates])

@@ -1,0 +1,54 @@
+"""What the scripts take on the command line: fields of a recipe, and a device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import torch
+
+
+def value_of(text: str) -> Any:
+    """The value of a field as the command line gives it: a number, true or false, a list with commas, or a word."""
+    if "," in text:
+        return [value_of(part) for part in text.split(",") if part]
+    if text in ("true", "false"):
+        return text == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+class Field(click.ParamType):
+    """`FIELD=VALUE`: a field of a recipe, and what it becomes."""
+
+    name = "FIELD=VALUE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
+        name, given, text = str(value).partition("=")
+        if not name or not given:
+            self.fail(f"{value!r} is not of the form target=0.3", param, ctx)
+        return name, value_of(text)
+
+
+class Device(click.ParamType):
+    """`cpu`, `cuda` or `cuda:1`; one that is here."""
+
+    name = "DEVICE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        kind, _, number = str(value).partition(":")
+        if kind not in ("cpu", "cuda") or (number and not number.isdecimal()):
+            self.fail(f"{value!r} is neither cpu nor cuda nor cuda:1", param, ctx)
+        if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+            self.fail(f"there is no device {value} here: PyTorch sees {torch.cuda.device_count()} GPUs", param, ctx)
+        return str(value)
+
+
+SET = click.option("--set", "changes", multiple=True, type=Field(), help="of the recipe, such as target=0.3")
+DEVICE = click.option(
+    "--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True, type=Device()
+)

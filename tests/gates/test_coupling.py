@@ -5,6 +5,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
+from torch.nn import functional  # noqa: E402
 
 from onnxshrink import gates  # noqa: E402
 from onnxshrink.errors import InputError  # noqa: E402
@@ -114,6 +115,72 @@ def test_a_channel_shuffle_keeps_groups_equal():
     axes = gated.coupling.axes
     assert torch.equal(axes["0.0.weight"][0][:8], axes["1.branch.2.0.weight"][0])
     assert not torch.isin(axes["0.0.weight"][0][8:], axes["0.0.weight"][0][:8]).any()
+
+
+class Between(nn.Module):
+    """Something between two layers."""
+
+    def __init__(self, width, between):
+        super().__init__()
+        self.between, self.one = between, nn.Conv2d(3, width, 1)
+        self.two = nn.Conv2d(between(torch.zeros(1, width, 4, 4)).shape[1], 8, 3)
+        self.three = nn.Conv2d(8, 4, 1)
+
+    def forward(self, x):
+        return self.three(torch.relu(self.two(self.between(self.one(x)))))
+
+
+BETWEEN = {
+    "a constant of the forward pass": (lambda x: x * torch.tensor([1.0, 2, 3] * 4).view(1, -1, 1, 1), 12),
+    "a map over all of them": (lambda x: x * torch.sigmoid(x[:, 3:4]), 11),
+    "added to all of them": (lambda x: x + x[:, 3:4], 0),
+    "a constant index": (lambda x: x[:, [2, 0, 7, 5]], 0),
+    "some, one by one": (lambda x: torch.cat([x, x.unbind(1)[-2].unsqueeze(1)], 1), 12),
+    "one, counted from the end": (lambda x: x[:, -2].unsqueeze(1) * x, 11),
+    "every second": (lambda x: x[:, ::2], 0),
+    "rolled": (lambda x: x.roll(2, 1), 0),
+    "rolled in space": (lambda x: x.roll((1, 2), (2, 3)), 12),
+    "backwards": (lambda x: x.flip(1), 12),
+    "shuffled": (lambda x: functional.channel_shuffle(x, 3), 4),
+    "pixels": (lambda x: functional.pixel_shuffle(x, 2), 3),
+    "pixels by hand": (
+        lambda x: x.unflatten(1, (3, 2, 2)).permute(0, 1, 4, 2, 5, 3).reshape(len(x), 3, 2 * x.shape[2], -1),
+        3,
+    ),
+    "channels": (lambda x: functional.pixel_unshuffle(x, 2), 12),
+    "a pole": (lambda x: 1 / x, 0),
+    "zero by zero": (lambda x: x.sin() / x, 0),
+}
+
+
+@pytest.mark.parametrize("name", BETWEEN)
+def test_operators_that_count_places(name):
+    """Each has the gates that it can have, and what is cut counts among what is left."""
+    torch.manual_seed(0)
+    between, units = BETWEEN[name]
+    example = torch.zeros(2, 3, 8, 8)
+    gated = gates.augment(Between(12, between), example).eval()
+    assert {key: gate.units for key, gate in gated.gates.items()} == ({"one": units} if units else {}) | {"two": 8}
+    for share in (0.3, 0.7):
+        close(gated, share)
+        expected = answers(gated, example)
+        for small in (gates.removed(gated, example), gates.collapse(gated, example).gated):
+            assert difference(expected, answers(small.eval(), example)) < 1e-5
+
+
+def test_layers_that_have_become_depthwise():
+    """One channel in front of a ConvTranspose is no group; a group that has one channel left is."""
+    torch.manual_seed(0)
+    grouped = (nn.Conv2d(12, 6, 1), nn.ConvTranspose2d(6, 4, 3, groups=2))
+    example = torch.zeros(2, 3, 8, 8)
+    for layers in ((nn.Conv2d(12, 1, 1), nn.ConvTranspose2d(1, 4, 3)), grouped):
+        network = nn.Sequential(nn.Conv2d(3, 12, 1), nn.ReLU(), *layers, nn.ReLU(), nn.Conv2d(4, 4, 1))
+        gated = gates.augment(network, example).eval()
+        close(gated, 0.0)
+        gated.gate_list[1].mask[1:] = 0
+        expected = answers(gated, example)
+        for small in (gates.removed(gated, example), gates.collapse(gated, example).gated):
+            assert difference(expected, answers(small.eval(), example)) < 1e-5
 
 
 def test_what_is_not_known_keeps_everything():

@@ -56,8 +56,8 @@ def collapse(gated: Gated, example: Tensor | tuple[Tensor, ...]) -> Collapsed:
         example: inputs to trace with, with a batch of at least 2.
 
     Raises:
-        InputError: nothing is left of the network, or a branch that vanished feeds an operator that cannot do
-            without it.
+        InputError: nothing is left of the network or of its gates, or a branch that vanished feeds an operator that
+            cannot do without it.
 
     Source: Larson et al. (arXiv 2308.14605), "sub-network collapse and removal".
     """
@@ -80,6 +80,8 @@ def collapse(gated: Gated, example: Tensor | tuple[Tensor, ...]) -> Collapsed:
     classes = {
         name: left for name, all_units in classes_of(found).items() if (left := [u for u in all_units if u in place])
     }
+    if not classes:
+        raise InputError("no unit is left that could go", cure="take `removed`: the network without gates")
     alphas = torch.cat([gated.gate_list[0].alpha.new_zeros(1), *(gate.alpha for gate in gated.gate_list)]).detach()
     owners = [gate for gate in gated.gate_list for _ in range(gate.units)]
     gates: dict[str, Gate] = {}
@@ -101,20 +103,20 @@ def _keep_function(old: Gated, new: Gated, slices: dict[str, dict[int, Tensor]],
     """Scale parameters that have lost a gate, or got one, so that parameter times gate is what it was.
 
     A unit loses its gate where it is now read beside a constant; a constant, whose value holds the gate, gets one
-    where it is added to gated units.
+    where it is added to gated units; a grouped convolution becomes a depthwise one, whose gates are its input's.
     """
     before = old.factors()
     after = before[row.to(before.device)]
     for name, parameter in new.network.named_parameters():
-        axis = old.coupling.gated.get(name, new.coupling.gated.get(name))
-        if axis is None or (name not in old.coupling.shapes and not CONSTANT.search(name)):
+        if name not in old.coupling.shapes and not CONSTANT.search(name):
             continue
-        scale = parameter.new_ones(parameter.shape[axis])
-        if name in old.coupling.gated:
-            scale *= before[old.places(old.coupling.axes[name][axis])[slices[name][axis].cpu()]]
-        if name in new.coupling.gated:
-            scale /= after[new.places(new.coupling.axes[name][axis])]
-        parameter.mul_(scale.view([-1 if a == axis else 1 for a in range(parameter.dim())]))
+        shape = [1] * parameter.dim()
+        if (axis := old.coupling.gated.get(name)) is not None:
+            factors = before[old.places(old.coupling.axes[name][axis])[slices[name][axis].cpu()]]
+            parameter.mul_(factors.view([*shape[:axis], -1, *shape[axis + 1 :]]))
+        if (axis := new.coupling.gated.get(name)) is not None:
+            factors = after[new.places(new.coupling.axes[name][axis])]
+            parameter.div_(factors.view([*shape[:axis], -1, *shape[axis + 1 :]]))
 
 
 def survives(gated: Gated, example: Tensor | tuple[Tensor, ...]) -> bool:

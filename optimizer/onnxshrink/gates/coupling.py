@@ -58,11 +58,12 @@ class Coupling:
     """What couples the channels of a network.
 
     Attributes:
-        axes: for each parameter and buffer (by its name in the module): axis -> units of its slices, [n] int64.
+        axes: for each parameter, buffer (by its name in the module) and constant of the forward pass: axis -> units of
+            its slices, [n] int64.
         gated: the parameters that a gate multiplies, with the axis: all that would make a closed unit non-zero.
         layers: weights whose outputs are the units, with the axis: (name, axis), in the order of the graph.
         macs: multiply-adds of one run on the example.
-        shapes: of every parameter and buffer.
+        shapes: of every parameter, buffer and constant.
         normalized: weights of layers that only a normalization reads, with the name of its running mean.
     """
 
@@ -101,7 +102,11 @@ class Trace:
     def __init__(self, program: torch.export.ExportedProgram):
         self.graph = program.graph
         signature = program.graph_signature
-        self.names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+        self.names = {
+            **signature.inputs_to_parameters,
+            **signature.inputs_to_buffers,
+            **signature.inputs_to_lifted_tensor_constants,
+        }
         self.trainable = set(signature.inputs_to_parameters.values())
         self.units = Units()
         self.labels: dict[Node, Any] = {}
@@ -145,7 +150,7 @@ class Trace:
         )
 
     def _make_grids(self) -> None:
-        """A tensor is a grid: where units vary along two axes, they are joined along the first of them.
+        """A tensor is a grid: where units vary along two axes, they are joined along the shorter of them.
 
         Whole heads (units that vary along one axis only, once query and key are joined) are grids already.
         """
@@ -158,7 +163,7 @@ class Trace:
                 found = compress(self.units.resolve(units))
                 varying = [axis for axis in range(found.dim()) if found.shape[axis] > 1]
                 if len(varying) > 1:
-                    self.units.join(found, found.narrow(varying[0], 0, 1))
+                    self.units.join(found, found.narrow(min(varying, key=lambda axis: found.shape[axis]), 0, 1))
                     changed = True
 
     def _placeholder(self, node: Any) -> Labels:

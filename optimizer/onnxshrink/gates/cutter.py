@@ -39,7 +39,8 @@ class Cutter:
         } - {0}
         self.left = Left(self.trace, torch.tensor(sorted(gone), dtype=torch.long))
         self.axes = coupling.axes
-        self.tensors: dict[str, Tensor] = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+        constants = {name: value for name, value in program.constants.items() if isinstance(value, Tensor)}
+        self.tensors = {**constants, **dict(network.named_parameters()), **dict(network.named_buffers())}
         self.factored = {**self.tensors, **factored}
         self.source = program.graph
         self.single = program.call_spec.out_spec is not None and program.call_spec.out_spec.is_leaf()
@@ -196,6 +197,8 @@ class Cutter:
 
     def _settle(self, node: Any, handler: Any, lost: list[Node]) -> None:
         """What reads nothing that is left is a constant: the bias, shifted and activated as the network does."""
+        if not isinstance(node.meta["val"], Tensor):
+            raise self._indispensable(node)
         rank = node.meta["val"].dim()
         column = [1] * rank
         if handler in (convolution, transposed, linear):

@@ -22,6 +22,7 @@ aten = torch.ops.aten
     *(aten.abs.default, aten.sqrt.default, aten.dropout.default, aten.dropout_.default, aten.feature_dropout.default),
     *(aten.contiguous.default, aten.clone.default, aten.detach.default, aten.alias.default, aten._to_copy.default),
     *(aten.to.dtype, aten.to.device, aten.to.dtype_layout, aten.type_as.default, aten.square.default),
+    *(aten.lift_fresh_copy.default, aten.lift_fresh.default, aten.detach_.default),
     *(aten.softshrink.default, aten.hardshrink.default),
 )
 def keeps_zero(trace: Trace, node: Any) -> Any:
@@ -31,18 +32,31 @@ def keeps_zero(trace: Trace, node: Any) -> Any:
 
 @handles(
     *(aten.sigmoid.default, aten.sigmoid_.default, aten.hardsigmoid.default, aten.hardsigmoid_.default),
-    *(aten.softplus.default, aten.exp.default, aten.log.default, aten.cos.default, aten.log_sigmoid.default),
-    *(aten.reciprocal.default, aten.rsqrt.default, aten.rsub.Scalar),
+    *(aten.softplus.default, aten.exp.default, aten.cos.default, aten.log_sigmoid.default, aten.rsub.Scalar),
 )
 def loses_zero(trace: Trace, node: Any) -> Any:
     """Elementwise, but zero becomes something else."""
     return replace(trace.of(node.args[0]), zero=False, parameter=None)
 
 
+@handles(aten.log.default, aten.reciprocal.default, aten.rsqrt.default)
+def _pole(trace: Trace, node: Any) -> Any:
+    return _without_zeros(trace, trace.of(node.args[0]))
+
+
+def _without_zeros(trace: Trace, labels: Labels) -> Labels:
+    """What is infinite at zero keeps the units that are zero where they are closed."""
+    if labels.zero:
+        trace.units.keep(labels.units)
+    return replace(labels, zero=False, parameter=None)
+
+
 @handles(aten.pow.Tensor_Scalar)
 def _power(trace: Trace, node: Any) -> Any:
     labels, exponent = trace.of(node.args[0]), node.args[1]
-    return replace(labels, zero=labels.zero and isinstance(exponent, int | float) and exponent > 0, parameter=None)
+    if isinstance(exponent, int | float) and exponent > 0:
+        return replace(labels, parameter=None)
+    return _without_zeros(trace, labels)
 
 
 @handles(aten.clamp.default, aten.clamp_.default)
@@ -98,24 +112,23 @@ def _binary(trace: Trace, node: Any, kind: str) -> Any:
     rank = len(shape_of(node))
     shapes = [(1,) * (rank - len(shape_of(n))) + shape_of(n) for n in (a, b)]
     labels = [trace.of(n) for n in (a, b)]
+    if kind == "quotient":
+        labels[1] = _without_zeros(trace, labels[1])
     units = [found.units.reshape((1,) * (rank - found.units.dim()) + tuple(found.units.shape)) for found in labels]
     if kind == "sum":
         labels = [_gated(trace, own, other) for own, other in (labels, labels[::-1])]
     varies = [[axis for axis in range(rank) if u.shape[axis] > 1] for u in units]
     spans = [all(shapes[p][axis] > 1 for axis in varies[1 - p]) for p in range(2)]
-    empty = [not bool(u.any()) for u in units]
+    zeros = [found.zero for found in labels]
     if all(spans):
         trace.units.join(units[0], units[1])
         joined = torch.maximum(*torch.broadcast_tensors(*units))
-    elif not spans[0] and empty[0]:
-        joined = units[1]
-    elif not spans[1] and empty[1]:
-        joined = units[0]
-    else:
-        trace.units.keep(units[0])
-        trace.units.keep(units[1])
-        joined = torch.zeros((1,) * rank, dtype=torch.long)
-    zeros = [found.zero for found in labels]
+    else:  # what is spread over the other's units stays, and is beside them what it is
+        for p in range(2):
+            if not spans[p]:
+                trace.units.keep(units[p])
+                units[p], zeros[p] = torch.zeros((1,) * rank, dtype=torch.long), False
+        joined = torch.maximum(*torch.broadcast_tensors(*units))
     zero = {"sum": all(zeros), "extreme": all(zeros), "product": any(zeros), "quotient": zeros[0]}[kind]
     return Labels(compress(joined), zero)
 

@@ -43,32 +43,28 @@ def _convolved(trace: Trace, node: Any, groups: int, *, transposed: bool) -> Any
     axis = len(in_shape) - len(weight) + 1  # an input without a batch has the channels first
     width = out_shape[axis]
     into = trace.read(x, axis)
+    depthwise = groups == in_shape[axis] > 1
     if groups == 1:
         out = trace.units.new(width)
-    elif groups == in_shape[axis]:
-        out = into.repeat_interleave(width // groups)  # depthwise: each output is its input's own
+    elif depthwise:
+        out = into.repeat_interleave(width // groups)  # each output is its input's own
     else:
         per_group = into.reshape(groups, -1)
         trace.units.join(per_group, per_group[:1])  # every group keeps the same channels
         into = per_group[0]
         out = trace.units.new(width // groups).repeat(groups)
     if transposed:
-        rows = into if groups == 1 else into.repeat(groups) if groups != in_shape[axis] else into
-        columns = out if groups == 1 else out[: width // groups]
-        trace.parameter(name, 0, rows)
-        out_axis = 1
-        if groups == in_shape[axis]:
-            out_axis = 0
-        else:
-            trace.parameter(name, 1, columns)
+        trace.parameter(name, 0, into if groups == 1 or depthwise else into.repeat(groups))
+        if not depthwise:
+            trace.parameter(name, 1, out[: width // groups])
     else:
         trace.parameter(name, 0, out)
-        out_axis = 0
-        if groups != in_shape[axis]:
+        if not depthwise:
             trace.parameter(name, 1, into)
+    out_axis = 1 if transposed and not depthwise else 0
     _produces(trace, node, name, out_axis, argument(node, 2, "bias"), out)
     positions = math.prod((in_shape if transposed else out_shape)[axis + 1 :]) * math.prod(in_shape[:axis])
-    depth = into[:1] * 0 if groups == in_shape[axis] and groups > 1 else into
+    depth = into[:1] * 0 if depthwise else into
     trace.macs.append(Cost(name, float(positions * math.prod(weight[2:])), (depth, out)))
     return along(out, axis, len(out_shape))
 

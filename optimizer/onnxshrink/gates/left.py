@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import Node
 
-from ..errors import InputError
-from .coupling import HANDLERS, Labels, Trace
+from .coupling import HANDLERS, Labels, Trace, argument
 from .movement import movement
 
 aten = torch.ops.aten
@@ -66,6 +66,9 @@ class Left:
             return node.target, (x, axis, shape), node.kwargs
         if node.target in (aten.slice.Tensor, aten.select.int):
             return self._picked(node)
+        if node.target is operator.getitem and x.target is aten.unbind.int:
+            source, axis = x.args[0], int(argument(x, 1, "dim", 0))
+            return node.target, (x, self._moved(source, axis, node.args[1])), {}
         if isinstance(self.trace.labels[node], list) and HANDLERS.get(node.target) is movement:
             axis = int(rest[-1] if len(rest) > 1 else node.kwargs.get("dim", 0)) % x.meta["val"].dim()
             if axis in self.widths(x) and node.target is not aten.unbind.int:
@@ -80,21 +83,19 @@ class Left:
         before = self.widths(x)
         if axis not in before:
             return node.target, node.args, node.kwargs
-        position = torch.cumsum(before[axis].long(), 0) - before[axis].long()
-        size = before[axis].numel()
-        total = int(before[axis].sum())
-
-        def moved(index: Any) -> int:
-            at = min(max(int(index) + (size if index < 0 else 0), 0), size)
-            return int(position[at]) if at < size else total
-
         if node.target is aten.select.int:
-            return node.target, (x, axis, moved(node.args[2])), {}
-        start = moved(node.args[2]) if len(node.args) > 2 and node.args[2] is not None else 0
-        end = moved(node.args[3]) if len(node.args) > 3 and node.args[3] is not None else total
-        if len(node.args) > 4 and node.args[4] != 1:
-            raise InputError(f"a slice with steps of {node.args[4]} along channels cannot be cut ({node.name})")
-        return node.target, (x, axis, start, end), {}
+            return node.target, (x, axis, self._moved(x, axis, node.args[2])), {}
+        start, end = argument(node, 2, "start"), argument(node, 3, "end")
+        size = before[axis].numel()
+        places = (self._moved(x, axis, place) for place in (start or 0, size if end is None else end))
+        return node.target, (x, axis, *places), {}
+
+    def _moved(self, node: Any, axis: int, index: Any) -> int:
+        """Where a place along an axis of an activation is after the cut: how many slices before it stay."""
+        size = int(node.meta["val"].shape[axis])
+        place = min(max(int(index) + (size if index < 0 else 0), 0), size)
+        before = self.widths(node).get(axis % node.meta["val"].dim())
+        return place if before is None else int(before[:place].sum())
 
     def _parts(self, node: Any, axis: int) -> list[tuple[Labels, int]]:
         sizes = [int(value.shape[axis]) for value in node.meta["val"]]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from .coupling import Cost, Labels, Trace, argument, compress, handles, nothing, shape_of, unknown
+from .coupling import Cost, Labels, Trace, along, argument, compress, handles, nothing, shape_of, unknown
 
 aten = torch.ops.aten
 
@@ -19,9 +19,8 @@ aten = torch.ops.aten
     *(aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.flatten.using_ints),
     *(aten.unflatten.int, aten.transpose.int, aten.permute.default, aten.t.default, aten.unsqueeze.default),
     *(aten.squeeze.dim, aten.squeeze.dims, aten.squeeze.default, aten.expand.default, aten.repeat.default),
-    *(aten.slice.Tensor, aten.select.int, aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default),
-    *(aten.unbind.int, aten.narrow.default, aten.movedim.int, aten.movedim.intlist, aten.roll.default),
-    *(aten.flip.default, aten.pixel_shuffle.default, aten.pixel_unshuffle.default, aten.channel_shuffle.default),
+    *(aten.select.int, aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default),
+    *(aten.unbind.int, aten.narrow.default, aten.movedim.int, aten.movedim.intlist, aten.flip.default),
     *(aten.swapaxes.default, aten.split.sizes),
 )
 def movement(trace: Trace, node: Any) -> Any:
@@ -35,6 +34,47 @@ def movement(trace: Trace, node: Any) -> Any:
     if isinstance(moved, Tensor):
         return replace(labels, units=compress(moved))
     return [replace(labels, units=compress(part), parameter=None) for part in moved]
+
+
+@handles(aten.slice.Tensor)
+def _slice(trace: Trace, node: Any) -> Any:
+    """A slice with steps would pick others among what is left: it keeps all that it picks from."""
+    axis = int(argument(node, 1, "dim", 0))
+    stepped = argument(node, 4, "step", 1) != 1 and trace.of(node.args[0]).units.shape[axis] > 1
+    return (unknown if stepped else movement)(trace, node)
+
+
+@handles(aten.roll.default)
+def _roll(trace: Trace, node: Any) -> Any:
+    """What was rolled by so many places would be others among what is left."""
+    units, axes = trace.of(node.args[0]).units, argument(node, 2, "dims", ())
+    return (movement if axes and all(units.shape[axis] == 1 for axis in axes) else unknown)(trace, node)
+
+
+@handles(aten.channel_shuffle.default)
+def _channel_shuffle(trace: Trace, node: Any) -> Any:
+    """Every group keeps the same channels."""
+    units = trace.channel(node.args[0], 1).reshape(int(node.args[1]), -1)
+    trace.units.join(units, units[:1])
+    return movement(trace, node)
+
+
+@handles(aten.pixel_shuffle.default)
+def _pixel_shuffle(trace: Trace, node: Any) -> Any:
+    """The channels that make the pixels of one channel go together."""
+    square = int(node.args[1]) ** 2
+    axis = len(shape_of(node)) - 3
+    units = trace.channel(node.args[0], axis).reshape(-1, square)
+    trace.units.join(units, units[:, :1])
+    return replace(along(units[:, 0], axis, axis + 3), zero=trace.of(node.args[0]).zero)
+
+
+@handles(aten.pixel_unshuffle.default)
+def _pixel_unshuffle(trace: Trace, node: Any) -> Any:
+    """Each channel becomes several, which go together."""
+    axis = len(shape_of(node)) - 3
+    units = trace.channel(node.args[0], axis).repeat_interleave(int(node.args[1]) ** 2)
+    return replace(along(units, axis, axis + 3), zero=trace.of(node.args[0]).zero)
 
 
 @handles(operator.getitem)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,7 +26,8 @@ def apply(network: nn.Module, mapping: Mapping[str, Any], example: Tensor | tupl
 
     In evaluation it computes what the smaller file computes. Constants that the file absorbed go where they went there:
     into the bias of the layer that read them, or the mean of the BatchNorm behind it. So do weights that `prune`
-    repaired; where the file has a BatchNorm inside of its layer, they are divided by its scale.
+    repaired; where the file has a BatchNorm inside of its layer, they are divided by its scale. Slices that are coupled
+    with others here, and are not in the file, stay as zeros.
 
     Args:
         network: what was exported, with its gates or folded; it is left as it is.
@@ -43,8 +44,9 @@ def apply(network: nn.Module, mapping: Mapping[str, Any], example: Tensor | tupl
     closed = closed_by(mapping, {name: tuple(p.shape) for name, p in plain.named_parameters()})
     coupling = couple(plain, inputs)
     _absorb(plain, mapping, coupling)
+    closed = _whole_units(plain, closed, coupling)
     small = cut(plain, inputs, closed)
-    _restore(small, mapping, coupling)
+    _restore(small, mapping, coupling, closed)
     return small
 
 
@@ -74,6 +76,27 @@ def closed_by(mapping: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]])
             before = closed.setdefault(name, {}).get(axis)
             closed[name][axis] = gone if before is None else before & gone
     return closed
+
+
+@torch.no_grad()
+def _whole_units(
+    network: nn.Module, closed: Mapping[str, Mapping[int, Tensor]], coupling: Coupling
+) -> dict[str, dict[int, Tensor]]:
+    """What of the closed slices can be cut: units of which all slices are closed. The others become zero, in place."""
+    places = [
+        (name, axis, mask, coupling.axes.get(name, {}).get(axis, torch.zeros(len(mask), dtype=torch.long)))
+        for name, axes in closed.items()
+        for axis, mask in axes.items()
+    ]
+    stay = {0, *(unit for _, _, mask, units in places for unit in units[~mask].tolist())}
+    found: dict[str, dict[int, Tensor]] = {}
+    for name, axis, mask, units in places:
+        whole = mask & torch.tensor([unit not in stay for unit in units.tolist()])
+        if whole.any():
+            found.setdefault(name, {})[axis] = whole
+        parameter = network.get_parameter(name)
+        parameter.index_fill_(axis, (mask & ~whole).nonzero()[:, 0].to(parameter.device), 0)
+    return found
 
 
 def _absorb(network: nn.Module, mapping: Mapping[str, Any], coupling: Coupling) -> None:
@@ -117,7 +140,12 @@ def _shift(network: nn.Module, weight: str, amount: Tensor, coupling: Coupling) 
         network.get_buffer(behind).sub_(amount)
 
 
-def _restore(network: fx.GraphModule, mapping: Mapping[str, Any], coupling: Coupling) -> None:
+def _restore(
+    network: fx.GraphModule,
+    mapping: Mapping[str, Any],
+    coupling: Coupling,
+    closed: Mapping[str, Mapping[int, Tensor]],
+) -> None:
     """Give the layers of a cut network the weights and biases that the map writes down for them, in place."""
     names = {name for name, _ in network.named_parameters()}
     entries = {(entry["node"], entry["input"]): entry for entry in mapping["weights"]}
@@ -130,23 +158,32 @@ def _restore(network: fx.GraphModule, mapping: Mapping[str, Any], coupling: Coup
                 f"the weight of {node} was repaired, and is no parameter of the network", cure="prune with --no-repair"
             )
         parameter = network.get_parameter(name).data
+        here, kept = closed.get(name, {}), {int(axis): indices for axis, indices in weight["axes"].items()}
         new = _value(weight).to(parameter)
-        if weight["op"] == "MatMul" or (weight["op"] == "Gemm" and not weight.get("transposed")):
-            new = new.T
+        for axis, indices in kept.items():
+            new = _spread(new, axis, indices, parameter.shape[axis], here.get(axis))
         if new.shape != parameter.shape:
             raise InputError(f"`{name}` is {list(parameter.shape)} here, and {list(new.shape)} in the map of {node}")
-        given = entries.get((node, 2), {})
-        bias = _value(given).to(parameter) if "value" in given else None
+        layer = network.get_submodule(name.rpartition(".")[0])
+        along = 1 if weight["op"] == "ConvTranspose" else 0
+        bias = _value(entries[node, 2]).to(parameter) if "value" in entries.get((node, 2), {}) else None
+        if bias is not None and along in kept:
+            bias = _spread(bias, 0, kept[along], parameter.shape[along], here.get(along))
         owner = coupling.normalized.get(name, "").rpartition(".")[0]
         if owner and f"{owner}.weight" not in mapping.get("normalizations", ()):
-            _unfold(
-                network.get_submodule(owner), parameter, new, bias, along=1 if weight["op"] == "ConvTranspose" else 0
-            )
+            _unfold(network.get_submodule(owner), layer, new, bias, along)
             continue
         parameter.copy_(new)
         if bias is not None:
-            layer = network.get_submodule(name.rpartition(".")[0])
             layer.register_parameter("bias", nn.Parameter(bias))
+
+
+def _spread(value: Tensor, axis: int, indices: Sequence[int], size: int, closed: Tensor | None) -> Tensor:
+    """An array of the map at the size that an axis has here; slices that are not in the file are zero."""
+    left = torch.arange(size) if closed is None else (~closed).nonzero()[:, 0]
+    places = torch.searchsorted(left, torch.tensor(indices)).to(value.device)
+    shape = [size if a == axis else n for a, n in enumerate(value.shape)]
+    return value.new_zeros(shape).index_copy_(axis, places, value)
 
 
 def _value(entry: Mapping[str, Any]) -> Tensor:
@@ -155,16 +192,17 @@ def _value(entry: Mapping[str, Any]) -> Tensor:
     return torch.frombuffer(held, dtype=getattr(torch, entry["dtype"])).reshape(entry["value"]["shape"])
 
 
-def _unfold(norm: Any, weight: Tensor, new: Tensor, bias: Tensor | None, along: int) -> None:
+def _unfold(norm: Any, layer: Any, new: Tensor, bias: Tensor | None, along: int) -> None:
     """Make a layer and the BatchNorm behind it compute what one layer with a new weight and bias does, in place.
 
-    With scale g and deviation s the layer in the file is g/s W x + b, b = shift - g mean / s. So W becomes s/g times
-    the new weight, and the mean takes the bias; a scale too small to divide by becomes s.
+    With scale g and deviation s, the layer W x + c is g/s W x + b in the file, b = shift + g/s (c - mean). So W becomes
+    s/g times the new weight, and the mean takes the bias; a scale too small to divide by becomes s.
     """
     deviation = torch.sqrt(norm.running_var + norm.eps)
     scale, shift = norm.weight.data, norm.bias.data
-    before = shift - scale / deviation * norm.running_mean
+    own = torch.zeros_like(shift) if layer.bias is None else layer.bias.data
+    before = shift + scale / deviation * (own - norm.running_mean)
     scale[:] = torch.where(scale.abs() < TINY * deviation, deviation, scale)
     ratio = scale / deviation
-    weight.copy_(new / ratio.view([-1 if axis == along else 1 for axis in range(new.dim())]))
-    norm.running_mean.copy_((shift - (before if bias is None else bias)) / ratio)
+    layer.weight.data.copy_(new / ratio.view([-1 if axis == along else 1 for axis in range(new.dim())]))
+    norm.running_mean.copy_(own + (shift - (before if bias is None else bias)) / ratio)

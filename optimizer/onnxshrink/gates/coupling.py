@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import Node
+from torch.fx import Graph, Node
 
 from ..errors import InputError
 from .units import Units
@@ -101,6 +101,7 @@ class Trace:
 
     def __init__(self, program: torch.export.ExportedProgram):
         self.graph = program.graph
+        self.live = _live(self.graph)
         signature = program.graph_signature
         self.names = {
             **signature.inputs_to_parameters,
@@ -124,7 +125,7 @@ class Trace:
         for node in self.graph.nodes:
             if node.op == "placeholder":
                 self.labels[node] = self._placeholder(node)
-            elif node.op == "call_function":
+            elif node.op == "call_function" and node in self.live:
                 handler = HANDLERS.get(node.target, unknown)
                 self.labels[node] = handler(self, node)
             elif node.op == "output":
@@ -228,6 +229,18 @@ class Trace:
                 self.units.join(units, first)
                 units = first
         return replace(labels, units=units, parameter=None)
+
+
+def _live(graph: Graph) -> set[Node]:
+    """The nodes that an output depends on: what others do has no effect, and no exporter writes them."""
+    found: set[Node] = set()
+    left = [node for node in graph.nodes if node.op == "output"]
+    while left:
+        node = left.pop()
+        if node not in found:
+            found.add(node)
+            left.extend(node.all_input_nodes)
+    return found
 
 
 Handler = Callable[[Trace, Node], Any]

@@ -146,7 +146,7 @@ class Cutter:
         self.new[node] = self.graph.call_module(target, (self._value(node.args[0]),))
 
     def _copy(self, node: Any) -> None:
-        if not node.users:
+        if node not in self.trace.live:
             return  # such as the count of batches, which a BatchNorm keeps itself
         inputs = [n for n in node.all_input_nodes if n.name not in self.trace.names]
         tensors = [n for n in inputs if isinstance(n.meta.get("val"), Tensor | list | tuple)]

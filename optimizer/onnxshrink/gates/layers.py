@@ -122,7 +122,7 @@ def _batch_norm(trace: Trace, node: Any) -> Any:
             trace.parameter(name, 0, units)
             if place < 2:
                 trace.gated[name] = 0
-    if x in trace.producers and len(x.users) == 1:
+    if x in trace.producers and sum(reader in trace.live for reader in x.users) == 1:
         for name in trace.producers[x]:
             trace.gated.pop(name, None)
         mean = trace.named(statistics[2])

@@ -20,11 +20,16 @@ from evaluate import score
 
 import onnxshrink
 from onnxshrink import benchmark, gates
-from onnxshrink.gates.training import read_log
+from onnxshrink.gates.training import Recipe, read_log
 from tools.rows import Figures, keep, read
 
 ROOT = Path(__file__).resolve().parent.parent
 SEARCHES = {"none": "dense", "uniform": "uniform L1", "importance": "gates, importance", "relaxation": "gates, relaxed"}
+OF_SEARCHES = {
+    *("steps", "path", "thresholds", "floor", "vanish", "form", "slope", "slope_end", "gate_rate"),
+    *("size_weight", "ejector_weight", "ejector_start", "ejector_full", "sigma"),
+}
+"""Fields of a recipe that only a search for channels reads."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,8 @@ class Row:
     def read(self, rows: Path, seed: int) -> Figures | None:
         """The figures of one run; None if it was not made, or made by another recipe than today's."""
         found = read(self.path(rows, seed))
-        return found if found is not None and found["recipe"] == recipe_of(self.entry(seed)) else None
+        same = found is not None and decisive(found["recipe"]) == decisive(as_json(self.entry(seed).recipe))
+        return found if same else None
 
     def path(self, rows: Path, seed: int) -> Path:
         """Where the figures of one run are kept."""
@@ -139,9 +145,22 @@ ROWS = [
 ]
 
 
-def recipe_of(entry: catalogue.Entry) -> Figures:
+def as_json(recipe: Recipe) -> Figures:
     """A recipe as JSON has it."""
-    found: Figures = json.loads(json.dumps(asdict(entry.recipe)))
+    found: Figures = json.loads(json.dumps(asdict(recipe)))
+    return found
+
+
+def decisive(recipe: Figures) -> Figures:
+    """The fields of a recipe that decide what its run comes to.
+
+    A field that the recipe does not have yet has its default, which is what there was before. Without a search, the
+    fields of a search decide nothing, and of the epochs of the second cycle their sum.
+    """
+    found = as_json(Recipe()) | recipe
+    if found["search"] in ("none", "uniform"):
+        found["finetune_epochs"] += found.pop("search_epochs")
+        found = {name: value for name, value in found.items() if name not in OF_SEARCHES}
     return found
 
 
@@ -163,7 +182,7 @@ def measured(row: Row, runs: Path, data: Path, seed: int, seconds: float) -> Fig
         macs, whole = benchmark.macs(model), benchmark.macs(onnx.load(dense))
         ratio = onnxshrink.bench(dense, small, threads=1, seconds=seconds).batches[0].ratio
         return {
-            "recipe": recipe_of(entry),
+            "recipe": as_json(entry.recipe),
             "score": score(small, images.batches(), entry.data_set.task),
             "parameters": benchmark.parameters(model),
             "macs": macs,

@@ -12,7 +12,7 @@ from tools import training_results, training_rows
 
 def ended(row, folder, seed, score, share):
     """A run that was made."""
-    recipe = training_rows.recipe_of(row.entry(seed))
+    recipe = training_rows.as_json(row.entry(seed).recipe)
     epochs = [[1, score - 0.1], [2, score]]
     figures = {"recipe": recipe, "score": score, "parameters": 1000, "share": share, "latency": 0.5, "epochs": epochs}
     kept.keep(row.path(folder, seed), figures)
@@ -71,6 +71,33 @@ def test_a_row_of_another_recipe_does_not_count(tmp_path):
     figures["recipe"]["finetune_epochs"] += 1
     kept.keep(row.path(tmp_path, 0), figures)
     assert row.read(tmp_path, 0) is None
+
+
+def test_a_row_does_not_depend_on_what_its_run_never_reads(tmp_path):
+    """Fields of a search, where there is none; fields that came later, at their defaults."""
+    uniform, importance = (
+        row for row in training_rows.ROWS if row.recipe == "resnet20" and row.name in ("uniform-0.5", "importance-0.5")
+    )
+
+    def counts(row, **changes):
+        figures = kept.read(row.path(tmp_path, 0))
+        figures["recipe"] |= changes
+        return training_rows.decisive(figures["recipe"]) == training_rows.decisive(
+            training_rows.as_json(row.entry(0).recipe)
+        )
+
+    for row in (uniform, importance):
+        ended(row, tmp_path, 0, 0.9, 0.5)
+        figures = row.read(tmp_path, 0)
+        assert figures["recipe"].pop("path") == "linear"
+        kept.keep(row.path(tmp_path, 0), figures)
+        assert row.read(tmp_path, 0) == figures
+        assert not counts(row, batch=64)
+    epochs = {"search_epochs": 4, "finetune_epochs": 16}
+    for changes in (epochs, {"floor": 0.2}, {"path": "geometric"}):
+        assert counts(uniform, **changes)
+        assert not counts(importance, **changes)
+    assert not counts(uniform, search_epochs=4)
 
 
 def test_a_row_is_trained_once_from_the_first_cycle_of_the_dense_one(tmp_path, monkeypatch):

@@ -50,6 +50,11 @@ def test_closings_lie_evenly_in_the_search():
     assert epochs[-1].end == 1
 
 
+def test_a_geometric_path_closes_the_same_part_of_what_is_left_each_time():
+    sizes = [1.0, *recipe(steps=4, target=0.0625, path="geometric").closings()]
+    assert sizes == [1.0, 0.5, 0.25, 0.125, 0.0625]
+
+
 @pytest.mark.parametrize("search", ["uniform", "none"])
 def test_every_search_has_the_same_second_cycle(search):
     def cycle(epochs):
@@ -69,6 +74,7 @@ def test_bad_recipes():
     for changes, message in (
         ({"search": "random"}, "no search 'random'"),
         ({"form": "soft"}, "no gate form 'soft'"),
+        ({"path": "cubic"}, "no path 'cubic'"),
         ({"target": 0.0}, "target is a share"),
         ({"steps": 0}, "needs epochs and steps"),
         ({"epochs": 3}, "no field 'epochs'"),
@@ -155,6 +161,25 @@ def test_the_target_is_met_and_the_cut_network_is_that_small(search, tmp_path):
     differences = [line["collapse_difference"] for line in lines if "collapse_difference" in line]
     assert search == "uniform" or differences
     assert all(difference < 1e-5 for difference in differences)
+
+
+def test_without_a_search_its_fields_and_the_division_of_the_epochs_change_nothing(tmp_path):
+    """tools/training_rows.py keeps a row of such a run when they change."""
+    from tools.training_rows import OF_SEARCHES
+
+    others = {
+        **{"steps": 7, "path": "geometric", "thresholds": (0.1,), "floor": 0.4, "vanish": True, "form": "step"},
+        **{"slope": 9.0, "slope_end": 9.0, "gate_rate": 0.5, "size_weight": 7.0, "ejector_weight": 7.0},
+        **{"ejector_start": 0.1, "ejector_full": 0.2, "sigma": 0.1},
+    }
+    assert set(others) == OF_SEARCHES
+    for search in ("uniform", "none"):
+        one = trainer(tmp_path / search / "one", search=search)
+        other = trainer(tmp_path / search / "other", search=search, search_epochs=1, finetune_epochs=2, **others)
+        for run in (one, other):
+            run.fit()
+        assert [line["phase"] for line in training.read_log(one.out)] == ["dense", *["finetune"] * 3]
+        assert_same(one.gated.network.state_dict(), other.gated.network.state_dict())
 
 
 def test_masked_and_collapsed_training_are_the_same_training(tmp_path):

@@ -17,6 +17,7 @@ from ..gate import FORMS
 from ..schedule import cubic_ramp
 
 SEARCHES = ("importance", "relaxation", "uniform", "none")
+PATHS = ("linear", "geometric")
 
 LIMITS = {
     "dense_epochs": (0, math.inf),
@@ -36,8 +37,8 @@ LIMITS = {
 class Recipe:
     """What defines a run.
 
-    `search` says how channels are chosen. "importance" closes in `steps` equal parts those that matter least to the
-    loss for what they cost. "relaxation" trains the gates with the size loss and the ejector, closes after each
+    `search` says how channels are chosen. "importance" closes in `steps` steps those that matter least to the loss for
+    what they cost. "relaxation" trains the gates with the size loss and the ejector, closes after each
     step what fell to its threshold, and in the end, by importance, what is still above the target. "uniform" closes
     the same share of every layer, by L1 norm, before the second cycle begins. "none" closes nothing: the dense network
     with the same epochs.
@@ -51,6 +52,8 @@ class Recipe:
         search_epochs: of the second cycle, in which channels are closed.
         finetune_epochs: of the second cycle, after the last was closed.
         steps: how often channels are closed ("importance").
+        path: how the size goes down from step to step ("importance"): "linear" in equal parts of the original, the last
+            of which are large parts of what is left; "geometric" in equal parts of what is left.
         thresholds: of each step ("relaxation").
         floor: share of its units that each gate keeps at least.
         multiple: channel counts stay multiples of it; odd counts can be slower than the dense network.
@@ -82,6 +85,7 @@ class Recipe:
     search_epochs: int = 6
     finetune_epochs: int = 14
     steps: int = 18
+    path: str = "linear"
     thresholds: tuple[float, ...] = (0.02, 0.03, 0.05, 0.1, 0.25)
     floor: float = 0.1
     multiple: int = 1
@@ -109,7 +113,12 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for value, names, what in ((self.search, SEARCHES, "search"), (self.form, tuple(FORMS), "gate form")):
+        words = (
+            (self.search, SEARCHES, "search"),
+            (self.path, PATHS, "path"),
+            (self.form, tuple(FORMS), "gate form"),
+        )
+        for value, names, what in words:
             if value not in names:
                 raise InputError(f"there is no {what} {value!r}", cure=f"take one of {', '.join(names)}")
         for name, (least, largest) in LIMITS.items():
@@ -145,8 +154,12 @@ class Recipe:
         if self.search == "relaxation":
             return list(self.thresholds)
         if self.search == "importance":
-            return [1 - (1 - self.target) * (step + 1) / self.steps for step in range(self.steps)]
+            return [self._size_at((step + 1) / self.steps) for step in range(self.steps)]
         return []
+
+    def _size_at(self, progress: float) -> float:
+        """The share of the size that is left where the steps of the search have come so far."""
+        return self.target**progress if self.path == "geometric" else 1 - (1 - self.target) * progress
 
     def step_slope(self, progress: float) -> float:
         """The sigmoid's slope where the search has come so far."""

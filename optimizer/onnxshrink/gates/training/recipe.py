@@ -57,7 +57,8 @@ class Recipe:
         thresholds: of each step ("relaxation").
         floor: share of its units that each gate keeps at least.
         multiple: channel counts stay multiples of it; odd counts can be slower than the dense network.
-        vanish: whole branches may be closed where the network can do without them.
+        vanish: whole branches may be closed where the network can do without them: blocks of a ResNet, but also the
+            levels of a U-Net, of which the loss of the moment says little.
         form: of the gates: "sigmoid", "step" or "hard-concrete".
         slope: of the sigmoid at the beginning of the search.
         slope_end: of the sigmoid at its end; more than `slope` is the annealed form.

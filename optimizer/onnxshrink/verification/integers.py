@@ -30,13 +30,19 @@ def _axes(node: onnx.NodeProto, facts: Facts) -> list[int] | None:
     return attribute(node, "axes")
 
 
-def _pairwise(op: Callable[[Any, Any], Any], neutral: int | None) -> Callable[[onnx.NodeProto, Facts], np.ndarray]:
+def _pairwise(
+    op: Callable[[Any, Any], Any], neutral: int | None, absorbing: int | None = None
+) -> Callable[[onnx.NodeProto, Facts], np.ndarray]:
+    """An operator on two tensors: what is not known stays so, except beside its neutral (right) or absorbing number."""
+
     def one(a: Any, b: Any) -> Any:
         if isinstance(a, int) and isinstance(b, int):
             return op(a, b)
         if isinstance(a, (int, float)) and isinstance(b, (int, float)):
             # In single precision as the runtime does: 10 * float32(0.7) floors to 7 there and to 6 in double.
             return float(op(np.float32(a), np.float32(b)))
+        if absorbing is not None and any(type(v) is int and v == absorbing for v in (a, b)):
+            return absorbing
         return a if neutral is not None and b == neutral else None
 
     def rule(node: onnx.NodeProto, facts: Facts) -> np.ndarray:
@@ -44,6 +50,18 @@ def _pairwise(op: Callable[[Any, Any], Any], neutral: int | None) -> Callable[[o
         return _array([one(x, y) for x, y in zip(a.reshape(-1), b.reshape(-1), strict=True)], a.shape)
 
     return rule
+
+
+def _where_value(node: onnx.NodeProto, facts: Facts) -> np.ndarray:
+    condition, x, y = np.broadcast_arrays(*(_get(node, facts, i) for i in range(3)))
+
+    def one(c: Any, a: Any, b: Any) -> Any:
+        if isinstance(c, int):
+            return a if c else b
+        return a if a == b else None
+
+    sides = zip(condition.reshape(-1), x.reshape(-1), y.reshape(-1), strict=True)
+    return _array((one(*side) for side in sides), condition.shape)
 
 
 def _array(elements: Iterable[Any], shape: tuple[int, ...]) -> np.ndarray:
@@ -129,7 +147,8 @@ VALUE_RULES: dict[str, Callable[[onnx.NodeProto, Facts], np.ndarray | None]] = {
     "ReduceProd": _product_value,
     "Add": _pairwise(lambda a, b: a + b, 0),
     "Sub": _pairwise(lambda a, b: a - b, 0),
-    "Mul": _pairwise(lambda a, b: a * b, 1),
+    "Mul": _pairwise(lambda a, b: a * b, 1, 0),
     "Div": _pairwise(_divide, 1),
     "Equal": _pairwise(lambda a, b: a == b, None),
+    "Where": _where_value,
 }

@@ -7,7 +7,6 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 
-import onnxshrink
 from onnxshrink.benchmark import count_macs, macs, parameters
 from onnxshrink.errors import InputError
 
@@ -211,24 +210,6 @@ def test_computed_shapes_are_followed() -> None:
         '  u = Resize <mode = "nearest"> (x, , , z) y = Conv (u, w) }'
     )
     assert macs(model, batch=3) == 3 * 6 * 5 * 7 * 4
-
-
-def test_a_size_is_followed_through_what_the_shrink_overwrites() -> None:
-    """Resize is told the channels of c by Shape, which gives another number when half of them are cut."""
-    model = text(
-        'm (float["N",3,6,5] x) => (float["N",2,12,10] y) <float[8,3,1,1] w, float[2,8,1,1] v, int64[2] size = {12, 10}>'
-        "{ c = Conv (x, w) s = Shape <end = 2> (c) to = Concat <axis = 0> (s, size)"
-        '  r = Resize <mode = "nearest"> (c, , , to) y = Conv (r, v) }'
-    )
-    for name, shape in (("w", (8, 3, 1, 1)), ("v", (2, 8, 1, 1))):
-        weight = np.ones(shape, np.float32)
-        weight[1::2] *= name != "w"
-        (stored,) = (tensor for tensor in model.graph.initializer if tensor.name == name)
-        stored.CopyFrom(numpy_helper.from_array(weight, name))
-    assert macs(model) == 8 * 30 * 3 + 2 * 120 * 8
-    small = onnxshrink.optimize(model, align=1).model
-    assert "Where" in {node.op_type for node in small.graph.node}
-    assert macs(small) == 4 * 30 * 3 + 2 * 120 * 4
 
 
 @pytest.mark.parametrize(

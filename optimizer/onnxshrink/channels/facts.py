@@ -69,7 +69,9 @@ def understand(graph: Graph, *, bounds: bool = True) -> Context:
         infer(graph, known, dims, stand_ins)
         context = propagate(graph, integers_only=True)
         integers = {n: a for n, a in graph.constants.items() if a.dtype.kind in "iu"}
-        context.elements.update(elements(graph, {**integers, **_computed_integers(context)}))
+        values = {**integers, **_computed_integers(context)}
+        dimensions = elements(graph.nodes, values, lambda node: graph.shapes.get(node.inputs[0]), graph.model.opset)
+        context.elements.update(dimensions)
         learnt = {name: array for name, array in _computed_integers(context).items() if name not in known}
         refined: dict[str, Shape] = {}
         for node in graph.nodes:

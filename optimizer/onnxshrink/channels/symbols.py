@@ -6,9 +6,11 @@ elements, so they are evaluated with a sentinel integer in each symbol's place. 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 import numpy as np
 
-from ..graph.view import Dim, Graph
+from ..graph.view import Dim, Node, Shape
 from ..ops.evaluate import evaluate
 
 MOVES = {
@@ -18,11 +20,16 @@ FIRST = -(1 << 40)
 UNKNOWN = -(1 << 50)
 
 
-def elements(graph: Graph, integers: dict[str, np.ndarray]) -> dict[str, list[Dim]]:
+def elements(
+    nodes: Iterable[Node], integers: dict[str, np.ndarray], shape_of: Callable[[Node], Shape | None], opset: int
+) -> dict[str, list[Dim]]:
     """Elements of integer vectors and scalars: an int, a dimension's name, or None.
 
     Args:
+        nodes: to follow, in order.
         integers: tensors whose values are all known.
+        shape_of: the dimensions that a Shape node lists its part of.
+        opset: of the default domain.
     """
     names: list[str] = []
     codes: dict[str, int] = {}
@@ -38,18 +45,18 @@ def elements(graph: Graph, integers: dict[str, np.ndarray]) -> dict[str, list[Di
             names.append(dim)
         return codes[dim]
 
-    for node in graph.nodes:
+    for node in nodes:
         if node.outputs[0] in arrays or node.domain:
             continue
         if node.op == "Shape":
-            shape = graph.shapes.get(node.inputs[0])
+            shape = shape_of(node)
             if shape is not None:
                 start, end = node.attr("start", 0), node.attr("end", len(shape))
                 arrays[node.outputs[0]] = np.array([code(d) for d in shape][start:end], np.int64)
         elif node.op in MOVES and node.inputs[0] in arrays and all(n in arrays for n in node.inputs if n):
             if node.op == "Cast" and node.attr("to") != 7:  # only int64 holds a sentinel
                 continue
-            results = evaluate(node.proto, [arrays[n] if n else None for n in node.inputs], graph.model.opset)
+            results = evaluate(node.proto, [arrays[n] if n else None for n in node.inputs], opset)
             pairs = zip(node.outputs, results or [], strict=False)
             arrays |= {name: result for name, result in pairs if result.ndim <= 1 and result.size <= 64}
         elif node.op == "Equal" and all(n in arrays for n in node.inputs):

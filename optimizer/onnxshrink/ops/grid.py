@@ -261,7 +261,7 @@ def target_shape(node: Node, index: int, output: str, cut: Cut, source: str | No
     """A shape operand that follows the cut of `output`.
 
     Known dimensions become numbers, 0 and -1 stay where they still say the right thing; elements that are only
-    known at run time are left to run time.
+    known at run time are left to run time, and so are all if they come from shapes that follow the same cut.
     """
     context = cut.context
     operand = node.inputs[index]
@@ -298,6 +298,9 @@ def target_shape(node: Node, index: int, output: str, cut: Cut, source: str | No
             values[~fixed], fixed[:] = -1, True
     if fixed.all():
         return Rewrite(inputs={index: values})
+    follows = cut.said(operand)
+    if follows is not None and all(follows[a] in {values[a], new[a]} - {None} for a in np.flatnonzero(fixed)):
+        return Rewrite()
     return Rewrite(patches={index: (fixed, values)})
 
 

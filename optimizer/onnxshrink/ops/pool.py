@@ -12,7 +12,7 @@ from ..graph.view import Node, Shape
 from .fact import Fact, collapse
 from .grid import target_shape
 from .movement import parallel
-from .rule import Context, Cut, Demand, Rewrite, Rule, State, everything, register
+from .rule import Context, Cut, Demand, Rewrite, Rule, State, everything, register, unknown_elements
 from .tie import Tie
 
 
@@ -139,6 +139,11 @@ class Resize(Spatial):
         array = context.array(node.input(index)) if node.input(index) else None
         return array if array is not None and array.size else None
 
+    def _sized(self, node: Node) -> bool:
+        """Whether an operand says the size of every axis."""
+        sized = bool(node.input(3)) and node.attr("axes") is None
+        return sized and node.attr("keep_aspect_ratio_policy", "stretch") == "stretch"
+
     bounded = False
 
     def facts(self, node: Node, context: Context) -> list[Fact | None]:
@@ -151,11 +156,7 @@ class Resize(Spatial):
         return node.attr("coordinate_transformation_mode", "") != "tf_crop_and_resize"
 
     def refine(self, node: Node, context: Context) -> dict[str, Shape]:
-        if (
-            not node.input(3)
-            or node.attr("axes") is not None
-            or node.attr("keep_aspect_ratio_policy", "stretch") != "stretch"
-        ):
+        if not self._sized(node):
             return {}
         fact, size = context.fact(node.inputs[3]), context.size(node.inputs[3], 0)
         full = fact.expand((size,)) if fact is not None and size is not None else None
@@ -167,10 +168,14 @@ class Resize(Spatial):
         new = tuple(d if isinstance(d, int) or dim is None else dim for dim, d in zip(said, old, strict=True))
         return {node.outputs[0]: new} if new != old else {}
 
+    def reads(self, node: Node, context: Context, state: State) -> dict[int, Demand | None]:
+        demands = super().reads(node, context, state)
+        if 3 in demands and self._sized(node):
+            demands[3] = unknown_elements(node.inputs[3], context)
+        return demands
+
     def rewrite(self, node: Node, cut: Cut) -> Rewrite:
-        if not node.input(3) or node.attr("axes") is not None:
-            return Rewrite()
-        return target_shape(node, 3, node.outputs[0], cut)
+        return target_shape(node, 3, node.outputs[0], cut) if self._sized(node) else Rewrite()
 
 
 register(MaxPool(), "MaxPool")

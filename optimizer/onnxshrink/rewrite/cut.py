@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 
 from ..channels.solve import Solution
-from ..graph.view import Shape
+from ..channels.symbols import elements
+from ..graph.view import Dim, Node, Shape
 from ..ops.rule import Context, Demand
 
 
@@ -42,12 +45,38 @@ class PlannedCut:
     def live(self, tensor: str) -> Demand:
         return self._solution.live(tensor)
 
-    def active(self, node) -> bool:  # type: ignore[no-untyped-def]
+    def active(self, node: Node) -> bool:
         return self._solution.active(node)
 
     def stale(self, tensor: str) -> bool:
         """Whether an integer tensor is computed from the shape of a cut tensor and says another number now."""
         return tensor in self._stale
+
+    def said(self, tensor: str) -> list[Dim] | None:
+        """Elements of a computed integer vector after the cut: an int, a dimension's name, or None.
+
+        Of vectors that are moved, node by node, from constants and from shapes; None for any other.
+        """
+        return self._said.get(tensor)
+
+    @cached_property
+    def _said(self) -> dict[str, list[Dim]]:
+        context = self.context
+        graph = context.graph
+
+        def stays(node: Node) -> bool:
+            """Whether a node moves integers just as before."""
+            tensors = (*node.inputs, *node.outputs) if node.op != "Shape" else node.outputs
+            return self.active(node) and not node.chain and not any(map(self.touched, filter(None, tensors)))
+
+        def shape_of(node: Node) -> Shape | None:
+            if not self.needed(node.inputs[0]):
+                return None
+            same = context.rule(node).rewrite(node, self).answer is not None
+            return context.shape(node.inputs[0]) if same else self.shape(node.inputs[0])
+
+        integers = {n: a for n, a in graph.constants.items() if a.dtype.kind in "iu" and not self.touched(n)}
+        return elements(filter(stays, graph.nodes), integers, shape_of, context.opset)
 
     def weight(self, tensor: str) -> np.ndarray:
         """A constant's values after the cut."""

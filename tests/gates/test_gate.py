@@ -40,6 +40,17 @@ def test_pruning_keeps_what_is_above_the_threshold_and_is_final():
     assert gate.mask.tolist() == [0, 1, 1]
 
 
+def test_an_anchored_step_gate_opens_its_largest_where_all_are_closed():
+    gate = gates.StepGate(4, anchored=True)
+    gate.alpha.data = torch.tensor([-3.0, -0.5, -2.0, -0.1])
+    gate.mask[3] = 0
+    assert gate.weights().tolist() == [0, 1, 0, 0]
+    assert gates.prune_gates(gate, 0.25) == 2
+    assert gate.mask.tolist() == [0, 1, 0, 0]
+    gate.weights().sum().backward()
+    assert gate.alpha.grad[1] > 0
+
+
 def test_an_anchored_gate_always_leaves_one_open():
     gate = gates.Gate(3, anchored=True)
     gate.alpha.data = torch.tensor([-3.0, -2.0, -4.0])

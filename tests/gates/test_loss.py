@@ -84,3 +84,11 @@ def test_ejector_pushes_away_from_0_on_both_sides_and_leaves_pruned_gates_out():
     assert gate.alpha.grad[2] == 0
     gate.mask.zero_()
     assert gates.ejector_loss([gate]).item() == 0
+
+
+def test_the_size_of_a_network_is_the_same_in_any_precision(gated):
+    gated.gate_list[0].mask[0] = 0
+    kept = gates.Size(gated).kept()
+    assert kept < 1
+    for dtype in (torch.float64, torch.bfloat16):
+        assert gates.Size(gated.to(dtype)).kept() == kept

@@ -163,6 +163,14 @@ def test_the_target_is_met_and_the_cut_network_is_that_small(search, tmp_path):
     assert all(difference < 1e-5 for difference in differences)
 
 
+@pytest.mark.parametrize("form", ["step", "sigmoid"])
+def test_trained_gates_do_not_cut_the_network_through(form, tmp_path):
+    run = trainer(tmp_path, search="relaxation", form=form, size_weight=100.0, gate_rate=1.0, target=0.1)
+    run.fit()
+    assert run.size.kept() < 0.2  # nearly all gates fell
+    assert min(gate.kept for gate in run.gated.gate_list) >= 1
+
+
 def test_without_a_search_its_fields_and_the_division_of_the_epochs_change_nothing(tmp_path):
     """tools/training_rows.py keeps a row of such a run when they change."""
     from tools.training_rows import OF_SEARCHES

@@ -78,13 +78,22 @@ class Gate(nn.Module):
 class StepGate(Gate):
     """1 where alpha > 0 and else 0, with the gradient of the sigmoid (a straight-through estimator).
 
+    Anchored: 1 at the largest alpha, too.
+
     Source: Bengio et al., "Estimating or Propagating Gradients Through Stochastic Neurons" (arXiv 1308.3432),
     section 4.
     """
 
     def relaxed(self) -> Tensor:
         soft = torch.sigmoid(self.slope * self.alpha)
-        return (self.alpha > 0).to(soft.dtype) + (soft - soft.detach())
+        opens = self.alpha > 0
+        if self.anchored:  # of gates that are all closed, the largest one opens
+            left = torch.where(self.mask > 0, self.alpha.detach(), -torch.inf)
+            opens = opens | (left == left.max())
+        return opens.to(soft.dtype) + (soft - soft.detach())
+
+    def weights(self) -> Tensor:
+        return self.relaxed() * self.mask
 
 
 class HardConcrete(Gate):

@@ -61,7 +61,7 @@ class Size:
 
     def _cost(self, row: Tensor) -> Tensor:
         self.counts, self.each = self.counts.to(row.device), self.each.to(row.device)
-        counts = (self.counts @ row).double()
+        counts = (self.counts @ row.float()).double()
         total = (counts.prod(dim=1) * self.each).sum()
         for number, cost in self.latencies.items():
             total = total + cost.at(counts[number, 0], counts[number, 1])

@@ -104,6 +104,8 @@ class Trainer:
         self.size = self._size(None)
         searching = self.recipe.search in ("importance", "relaxation")
         self.branches = branches(self.gated, self.example) if searching and self.recipe.vanish else set()
+        for name, gate in zip(self.gated.gates, self._gates, strict=True):
+            gate.anchored = self.recipe.search == "relaxation" and name not in self.branches
         self._optimize()
 
     def _size(self, whole: float | None) -> Size:

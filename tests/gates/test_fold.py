@@ -67,3 +67,35 @@ def test_a_batch_of_one_is_refused(gated, tmp_path):
     with pytest.raises(InputError, match="batch of 2"):
         gates.export(gated, tmp_path / "network.onnx", torch.zeros(1, 3, 16, 16))
     assert not list(tmp_path.iterdir())
+
+
+class TwoInputs(torch.nn.Module):
+    """Two images in, as `*images`, and two tensors out."""
+
+    def __init__(self):
+        super().__init__()
+        self.left, self.right = torch.nn.Conv2d(3, 6, 3), torch.nn.Conv2d(3, 6, 3)
+        self.last = torch.nn.Conv2d(6, 2, 1)
+
+    def forward(self, *images):
+        hidden = self.left(images[0]).relu() + self.right(images[1]).relu()
+        y = self.last(hidden)
+        return y, y.mean((1, 2, 3))
+
+
+def test_a_network_of_several_inputs_and_outputs_is_cut_and_exported(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    network, example = TwoInputs().eval(), (torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 8, 8))
+    gated = gates.augment(network, example)
+    gated.gate_list[0].mask[[0, 3]] = 0
+    gates.export(gated, tmp_path / "two.onnx", example)
+    session = onnxruntime.InferenceSession(str(tmp_path / "two.onnx"), providers=["CPUExecutionProvider"])
+    x = torch.rand(5, 3, 8, 8), torch.rand(5, 3, 8, 8)
+    with torch.no_grad():
+        expected = gated(*x)
+        small = gates.removed(gated, example)(*x)
+    found = session.run(["output0", "output1"], {"input0": x[0].numpy(), "input1": x[1].numpy()})
+    for one, cut, value in zip(expected, small, found, strict=True):
+        assert (cut - one).abs().max() <= 1e-5 * one.abs().max()
+        assert np.abs(value - one.numpy()).max() <= 1e-5 * float(one.abs().max())

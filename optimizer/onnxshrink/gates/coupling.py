@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, Node
 
-from ..errors import InputError
+from .trace import trace
 from .units import Units
 
 aten = torch.ops.aten
@@ -85,15 +85,7 @@ def couple(network: nn.Module, example: tuple[Tensor, ...]) -> Coupling:
     Raises:
         InputError: torch.export cannot trace the network.
     """
-    try:
-        program = torch.export.export(network, example, strict=False)
-    except Exception as error:  # it raises many unrelated types
-        what = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"{type(network).__name__} cannot be traced by torch.export: {what}",
-            cure="make the forward pass free of data-dependent control flow, or gate the parts that are",
-        ) from error
-    return Trace(program).run()
+    return Trace(trace(network, example)).run()
 
 
 class Trace:

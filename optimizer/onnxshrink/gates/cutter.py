@@ -15,6 +15,7 @@ from .elementwise import addition, keeps_zero, loses_zero, product
 from .layers import convolution, linear, transposed
 from .left import Left
 from .movement import concat, movement, spatial
+from .trace import DROPOUTS
 
 aten = torch.ops.aten
 
@@ -171,9 +172,9 @@ class Cutter:
             self._linear(node)
         elif node.target is aten.batch_norm.default:
             self._batch_norm(node)
-        elif node.target in (aten.dropout.default, aten.dropout_.default):
+        elif node.target in DROPOUTS:
             name = f"{node.name}_module"
-            self.root.add_module(name, nn.Dropout(node.args[1]))
+            self.root.add_module(name, _dropout(node))
             self.new[node] = self.graph.call_module(name, (self._value(node.args[0]),))
         elif node.target is aten.scaled_dot_product_attention.default:
             self._attention(node)
@@ -220,7 +221,7 @@ class Cutter:
             x = self.constant[node.args[0]]
             root = torch.sqrt(variance + float(node.args[7]))
             self.constant[node] = (x - mean.view(column)) / root.view(column) * scale.view(column) + shift.view(column)
-        elif node.target in (aten.dropout.default, aten.dropout_.default) or handler is spatial:
+        elif node.target in DROPOUTS or handler is spatial:
             self.constant[node] = self.constant[node.args[0]]
         elif handler in (keeps_zero, loses_zero, addition, product):
             arguments = fx.map_arg(node.args, self._known)
@@ -295,6 +296,13 @@ def spread_like(constant: Tensor, like: Tensor, axis: int) -> Tensor:
     """A constant at the size of another tensor in all axes but one."""
     axis %= like.dim()
     return constant.expand([constant.shape[a] if a == axis else size for a, size in enumerate(like.shape)])
+
+
+def _dropout(node: Any) -> nn.Module:
+    """Dropout of elements or, where the operator says so, of whole channels."""
+    if node.target in (aten.dropout.default, aten.dropout_.default):
+        return nn.Dropout(node.args[1])
+    return {3: nn.Dropout1d, 4: nn.Dropout2d, 5: nn.Dropout3d}[node.meta["val"].dim()](node.args[1])
 
 
 class Attention(nn.Module):

@@ -6,15 +6,14 @@ the graph; what it still adds, the shift of a BatchNorm that reads only zeros, b
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, fx, nn
 
 from ..errors import InputError
 from .augment import Gated, folded
 from .cutter import Cutter
+from .trace import trace
 
 
 def removed(gated: Gated, example: Tensor | tuple[Tensor, ...]) -> fx.GraphModule:
@@ -56,19 +55,13 @@ def cut(
         closed: for each parameter: axis -> bool [n], the slices that go.
         factored: other values of parameters, for what becomes a constant; a constant is named `..._constant`.
     """
-    return Cutter(*exported(network, example), closed, factored or {}).run()
-
-
-def exported(network: nn.Module, example: tuple[Tensor, ...]) -> tuple[torch.export.ExportedProgram, nn.Module]:
-    """The training graph of a copy of a network, with a free batch, and the copy."""
-    copied = copy.deepcopy(network).train()
-    batch = tuple({0: torch.export.Dim.AUTO} for _ in example)
-    return torch.export.export(copied, example, dynamic_shapes=batch, strict=False), copied
+    return Cutter(trace(network, example, free_batch=True), network, closed, factored or {}).run()
 
 
 def branches(gated: Gated, example: Tensor | tuple[Tensor, ...]) -> set[str]:
     """The names of the gates of whole branches: those that the network can do without, one at a time."""
-    program, network = exported(gated.network, example if isinstance(example, tuple) else (example,))
+    inputs = example if isinstance(example, tuple) else (example,)
+    network, program = gated.network, trace(gated.network, inputs, free_batch=True)
     found = set()
     for name, gate in zip(gated.gates, gated.gate_list, strict=True):
         mask = gate.mask.clone()

@@ -1,0 +1,103 @@
+"""Tracing: any module as a graph that is right in evaluation and, as far as its code allows, in training.
+
+Layers of torch that change with the mode (dropout, BatchNorm, the dropout of attention) are operators in the graph and
+become layers again when it is cut. What a module's own code does in training only (stochastic depth, second outputs) is
+burnt into a graph of training and would stay there in evaluation: then the graph is that of evaluation, with a warning.
+"""
+
+import inspect
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx import Node
+
+from ..errors import InputError
+
+aten = torch.ops.aten
+
+DROPOUTS = (aten.dropout.default, aten.dropout_.default, aten.feature_dropout.default, aten.feature_dropout_.default)
+MODES: dict[Any, int] = {
+    **dict.fromkeys(DROPOUTS, 2),
+    aten.batch_norm.default: 5,
+    aten.scaled_dot_product_attention.default: 4,
+}
+"""Operators of layers that change with the mode, and which argument says it."""
+
+
+def trace(network: nn.Module, example: tuple[Tensor, ...], *, free_batch: bool = False) -> torch.export.ExportedProgram:
+    """The graph of a module: of training if only layers of torch make the difference, else of evaluation.
+
+    Args:
+        network: any module that torch.export can trace; it is left as it is.
+        example: inputs to trace with.
+        free_batch: leave the first axis of each input open where torch.export can.
+
+    Raises:
+        InputError: torch.export cannot trace it.
+
+    Warns:
+        UserWarning: the module's code does other things in training than in evaluation.
+    """
+    shapes = batches(network, example, torch.export.Dim.AUTO) if free_batch else None
+    evaluation = _exported(network, example, shapes, training=False)
+    try:
+        training = _exported(network, example, shapes, training=True)
+    except InputError:
+        training = None
+    if training is not None and told(training) == told(evaluation):
+        return training
+    warnings.warn(
+        f"the code of {type(network).__name__}, or of a module in it, does other things in training than in "
+        "evaluation, such as stochastic depth; what is cut out of it does in training what it does in evaluation",
+        stacklevel=2,
+    )
+    return evaluation
+
+
+def _exported(
+    network: nn.Module, example: tuple[Tensor, ...], shapes: Any, *, training: bool
+) -> torch.export.ExportedProgram:
+    modes = {module: module.training for module in network.modules()}
+    try:
+        return torch.export.export(network.train(training), example, dynamic_shapes=shapes, strict=False)
+    except Exception as error:  # it raises many unrelated types
+        what = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{type(network).__name__} cannot be traced by torch.export: {what}",
+            cure="make the forward pass free of data-dependent control flow, or gate the parts that are",
+        ) from error
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def told(program: torch.export.ExportedProgram) -> list[tuple[Any, str]]:
+    """The operators that the outputs depend on, with their arguments, but for those that say the mode."""
+    live: set[Node] = {next(node for node in program.graph.nodes if node.op == "output")}
+    for node in reversed(program.graph.nodes):
+        if node in live:
+            live.update(node.all_input_nodes)
+    nodes = [node for node in program.graph.nodes if node in live]
+    number: dict[Node, Any] = {node: place for place, node in enumerate(nodes)}
+    found = []
+    for node in nodes:
+        mode = MODES.get(node.target)
+        arguments = tuple(argument for place, argument in enumerate(node.args) if place != mode)
+        keywords = {name: value for name, value in node.kwargs.items() if mode is None or name != "dropout_p"}
+        found.append((node.target, str(fx.map_arg((arguments, keywords), number.__getitem__))))
+    return found
+
+
+def batches(network: nn.Module, example: tuple[Tensor, ...], size: Any) -> tuple[Any, ...]:
+    """The first axis of each input is `size`: what torch.export takes as dynamic shapes.
+
+    Inputs that the forward pass takes as `*inputs` are one entry there, a tuple.
+    """
+    found: list[Any] = [{0: size} if tensor.dim() else {} for tensor in example]
+    kinds = [parameter.kind for parameter in inspect.signature(network.forward).parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL in kinds:
+        named = kinds.index(inspect.Parameter.VAR_POSITIONAL)
+        found[named:] = [tuple(found[named:])]
+    return tuple(found)

@@ -324,11 +324,13 @@ def precision(size: int) -> type[np.floating] | None:
 
 
 def add_gram(gram: np.ndarray, rows: np.ndarray) -> None:
-    """Add rows' @ rows to the lower block triangle of `gram`, and mirror it, in place."""
+    """Add rows' @ rows to the lower triangle of `gram`, and mirror it, in place: a product is not symmetric to the bit."""
     for start in range(0, gram.shape[0], BLOCK):
         end = start + BLOCK
         part = rows[:, start:end].T @ rows[:, :end]
         gram[start:end, :end] += part
+        own = gram[start:end, start:end]
+        own[:] = np.tril(own) + np.tril(own, -1).T
         gram[:start, start:end] = gram[start:end, :start].T
 
 

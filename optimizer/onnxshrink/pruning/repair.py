@@ -324,7 +324,7 @@ def precision(size: int) -> type[np.floating] | None:
 
 
 def add_gram(gram: np.ndarray, rows: np.ndarray) -> None:
-    """Add rows' @ rows to the lower triangle of `gram`, and mirror it, in place: a product is not symmetric to the bit."""
+    """Add rows' @ rows to the lower triangle of `gram`, and mirror it, in place; no product is symmetric to the bit."""
     for start in range(0, gram.shape[0], BLOCK):
         end = start + BLOCK
         part = rows[:, start:end].T @ rows[:, :end]

@@ -99,3 +99,51 @@ def test_a_network_of_several_inputs_and_outputs_is_cut_and_exported(tmp_path):
     for one, cut, value in zip(expected, small, found, strict=True):
         assert (cut - one).abs().max() <= 1e-5 * one.abs().max()
         assert np.abs(value - one.numpy()).max() <= 1e-5 * float(one.abs().max())
+
+
+class OnlyInTraining(torch.nn.Module):
+    """A network whose own code does something else in training: stochastic depth, a scale, or a second output."""
+
+    def __init__(self, what):
+        super().__init__()
+        self.what = what
+        self.first, self.last = torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 4, 1)
+
+    def forward(self, x):
+        hidden = self.first(x).relu()
+        if self.training and self.what == "stochastic depth":
+            hidden = hidden * (torch.rand(x.shape[0], 1, 1, 1) > 0.5) / 0.5
+        if self.what == "scale":
+            hidden = hidden * (3.0 if self.training else 0.5)
+        y = self.last(hidden)
+        return (y, y + 1) if self.training and self.what == "second output" else y
+
+
+@pytest.mark.parametrize("what", ["stochastic depth", "scale", "second output"])
+def test_what_is_done_in_training_only_does_not_stay_in_the_cut_network(what):
+    network = OnlyInTraining(what).train()
+    example, x = torch.zeros(2, 3, 8, 8), torch.rand(5, 3, 8, 8)
+    with pytest.warns(UserWarning, match="other things in training"):
+        gated = gates.augment(network, example)
+    assert network.training
+    gated.gate_list[0].mask[[0, 3]] = 0
+    with pytest.warns(UserWarning, match="other things in training"):
+        small = gates.removed(gated, example).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(small(x), gated.eval()(x))
+
+
+@pytest.mark.parametrize("kind", [torch.nn.Dropout, torch.nn.Dropout2d])
+def test_dropout_stays_a_layer(kind, recwarn):
+    network = torch.nn.Sequential(
+        *(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), kind(0.5), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 1))
+    )
+    example, x = torch.zeros(2, 3, 8, 8), torch.rand(5, 3, 8, 8)
+    gated = gates.augment(network, example)
+    gated.gate_list[0].mask[[0, 3]] = 0
+    small = gates.removed(gated, example)
+    assert not any("other things in training" in str(warning.message) for warning in recwarn)
+    assert [type(module) for module in small.modules() if isinstance(module, kind)] == [kind]
+    with torch.no_grad():
+        torch.testing.assert_close(small.eval()(x), gated.eval()(x))
+        assert not torch.equal(small.train()(x), small(x))

@@ -166,11 +166,12 @@ class Cutter:
             left = [part for part in parts if part not in self.dead]
             self._joined(node, left)
             return
-        if handler in (convolution, transposed):
+        layer = len(node.args) > 1 and self.trace.named(node.args[1]) is not None  # a computed weight makes none
+        if layer and handler in (convolution, transposed):
             self._convolution(node)
-        elif handler is linear:
+        elif layer and handler is linear:
             self._linear(node)
-        elif node.target is aten.batch_norm.default:
+        elif layer and node.target is aten.batch_norm.default:
             self._batch_norm(node)
         elif node.target in DROPOUTS:
             name = f"{node.name}_module"

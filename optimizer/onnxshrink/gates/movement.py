@@ -201,15 +201,18 @@ def _matmul(trace: Trace, node: Any) -> Any:
 
 @handles(aten.scaled_dot_product_attention.default)
 def _attention(trace: Trace, node: Any) -> Any:
-    """Heads: query, key and value of a head go together."""
+    """Heads: query, key and value of a head go together; all of them stay where the mask has something for each."""
     q, k, v = node.args[:3]
-    for extra in node.all_input_nodes:
-        if extra not in (q, k, v):
-            trace.units.keep(trace.of(extra).units)
     rank = len(shape_of(node))
     heads = [trace.drop(trace.of(n), [rank - 1, rank - 2], keep=False).units for n in (q, k, v)]
     trace.units.join(heads[0], heads[1])
     trace.units.join(heads[0], heads[2])
+    for mask in node.all_input_nodes:
+        if mask not in (q, k, v):
+            trace.units.keep(trace.of(mask).units)
+            sizes = (*[1] * rank, *shape_of(mask))[-rank:-2]
+            if any(size > 1 and heads[0].shape[axis] > 1 for axis, size in enumerate(sizes)):
+                trace.units.keep(heads[0])
     pairs = math.prod(shape_of(q)[:-1]) * shape_of(k)[-2]
     for n in (q, v):
         units = trace.of(n).units

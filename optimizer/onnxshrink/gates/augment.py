@@ -51,6 +51,10 @@ class Gated(nn.Module):
         """1 for what is kept, 0 for what is pruned, in the order of `factors`."""
         return self._row([gate.mask for gate in self.gate_list])
 
+    def alphas(self) -> Tensor:
+        """What the gates are functions of, in the order of `factors`."""
+        return self._row([gate.alpha for gate in self.gate_list])
+
     @property
     def gate_list(self) -> list[Gate]:
         return [gate for gate in self.gates.values() if isinstance(gate, Gate)]

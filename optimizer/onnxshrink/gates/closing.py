@@ -31,7 +31,7 @@ def close_gates(
     Changes the masks. Each gate keeps at least one unit and the share `floor` of those that it once had.
 
     Args:
-        scores: [1 + units] in the order of `Gated.factors`: `Importance.row()`, or `Gated.open()`.
+        scores: [1 + units] in the order of `Gated.factors`: `Importance.row()`, or `Gated.alphas()`.
         target: share of the original size.
         branches: names of gates that may be closed altogether (`gates.branches`); the floor is not theirs.
         survives: asked when the last unit of one of them is closed, because two branches may be each other's bypass.

@@ -82,7 +82,7 @@ def collapse(gated: Gated, example: Tensor | tuple[Tensor, ...]) -> Collapsed:
     }
     if not classes:
         raise InputError("no unit is left that could go", cure="take `removed`: the network without gates")
-    alphas = torch.cat([gated.gate_list[0].alpha.new_zeros(1), *(gate.alpha for gate in gated.gate_list)]).detach()
+    alphas = gated.alphas().detach()
     owners = [gate for gate in gated.gate_list for _ in range(gate.units)]
     gates: dict[str, Gate] = {}
     rows: dict[str, Tensor] = {}

@@ -39,7 +39,7 @@ class Recipe:
 
     `search` says how channels are chosen. "importance" closes in `steps` steps those that matter least to the loss for
     what they cost. "relaxation" trains the gates with the size loss and the ejector, closes after each
-    step what fell to its threshold, and in the end, by importance, what is still above the target. "uniform" closes
+    step what fell to its threshold, and in the end, by their values, what is still above the target. "uniform" closes
     the same share of every layer, by L1 norm, before the second cycle begins. "none" closes nothing: the dense network
     with the same epochs.
 
@@ -52,8 +52,9 @@ class Recipe:
         search_epochs: of the second cycle, in which channels are closed.
         finetune_epochs: of the second cycle, after the last was closed.
         steps: how often channels are closed ("importance").
-        path: how the size goes down from step to step ("importance"): "linear" in equal parts of the original, the last
-            of which are large parts of what is left; "geometric" in equal parts of what is left.
+        path: how the size goes down in the search: "linear" in equal parts of the original, the last of which are large
+            parts of what is left; "geometric" in equal parts of what is left. It is what "importance" closes to, and
+            what the size loss of "relaxation" asks for: asked for the target at once, all gates fall together.
         thresholds: of each step ("relaxation").
         floor: share of its units that each gate keeps at least.
         multiple: channel counts stay multiples of it; odd counts can be slower than the dense network.
@@ -155,10 +156,10 @@ class Recipe:
         if self.search == "relaxation":
             return list(self.thresholds)
         if self.search == "importance":
-            return [self._size_at((step + 1) / self.steps) for step in range(self.steps)]
+            return [self.size_at((step + 1) / self.steps) for step in range(self.steps)]
         return []
 
-    def _size_at(self, progress: float) -> float:
+    def size_at(self, progress: float) -> float:
         """The share of the size that is left where the steps of the search have come so far."""
         return self.target**progress if self.path == "geometric" else 1 - (1 - self.target) * progress
 

@@ -261,7 +261,7 @@ class Trainer:
                 loss = (1 - recipe.distil) * loss + recipe.distil * told
             total += loss.detach()
             if relaxing:
-                loss = loss + recipe.size_weight * self.size.loss(recipe.target)
+                loss = loss + recipe.size_weight * self.size.loss(recipe.size_at(searched))
                 loss = loss + recipe.ejector(searched) * ejector_loss(self._gates, recipe.sigma)
             self.optimizers.zero_grad()
             loss.backward()
@@ -313,7 +313,7 @@ class Trainer:
             prune_gates(self.gated, value) if relaxing else self._close_to(self.importance.row(), value, per_cost=True)
         )
         if relaxing and value == recipe.thresholds[-1]:
-            closed += self._close_to(self.gated.eval().open(), recipe.target, per_cost=False)
+            closed += self._close_to(self.gated.alphas(), recipe.target, per_cost=False)
         self.importance = Importance(self.gated)
         figures["closed"] = closed
         figures["difference"] = compare(before, self.gated.eval(), x)

@@ -212,13 +212,14 @@ def test_units_that_no_layer_makes_are_not_gated_silently():
         gates.augment(Learned(), torch.zeros(2, 3, 8, 8))
 
 
-def test_bad_use_gets_a_clear_answer():
+def test_bad_use_gets_a_clear_answer(capsys):
     class Branching(nn.Module):
         def forward(self, x):
             return x if float(x.sum()) > 0 else -x
 
     with pytest.raises(InputError, match=r"cannot be traced by torch\.export"):
         gates.augment(Branching(), torch.zeros(2, 3))
+    assert "def forward" not in capsys.readouterr().err
     with pytest.raises(InputError, match="no unit of Linear can go"):
         gates.augment(nn.Linear(4, 4), torch.zeros(2, 4))
     network, example = made("vgg")

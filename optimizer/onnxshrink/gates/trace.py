@@ -5,7 +5,10 @@ become layers again when it is cut. What a module's own code does in training on
 burnt into a graph of training and would stay there in evaluation: then the graph is that of evaluation, with a warning.
 """
 
+import contextlib
 import inspect
+import io
+import sys
 import warnings
 from typing import Any
 
@@ -60,8 +63,10 @@ def _exported(
     network: nn.Module, example: tuple[Tensor, ...], shapes: Any, *, training: bool
 ) -> torch.export.ExportedProgram:
     modes = {module: module.training for module in network.modules()}
+    said = io.StringIO()  # where torch.export fails, it prints the graph that it has so far
     try:
-        return torch.export.export(network.train(training), example, dynamic_shapes=shapes, strict=False)
+        with contextlib.redirect_stderr(said):
+            program = torch.export.export(network.train(training), example, dynamic_shapes=shapes, strict=False)
     except Exception as error:  # it raises many unrelated types
         what = " ".join(str(error).split())[:200]
         raise InputError(
@@ -71,6 +76,8 @@ def _exported(
     finally:
         for module, mode in modes.items():
             module.training = mode
+    sys.stderr.write(said.getvalue())
+    return program
 
 
 def told(program: torch.export.ExportedProgram) -> list[tuple[Any, str]]:

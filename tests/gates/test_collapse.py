@@ -25,6 +25,21 @@ def test_the_collapsed_network_answers_as_the_masked_one_twice_in_a_row(name):
         gated = smaller
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_gates_that_are_closed_but_not_pruned_stay_and_can_open_again(name):
+    network, example = made(name)
+    gated = gates.augment(network, example, form="step").eval()
+    for number, gate in enumerate(gated.gate_list):
+        torch.nn.init.uniform_(gate.alpha, -0.3, 1, generator=torch.Generator().manual_seed(number))
+    close(gated, 0.5)
+    smaller = gates.collapse(gated, example).gated
+    assert difference(answers(gated, example), answers(smaller, example)) < 1e-5
+    with torch.no_grad():
+        for alpha in (a for g in (gated, smaller) for a in (gate.alpha for gate in g.gate_list)):
+            alpha.abs_()
+    assert difference(answers(gated, example), answers(smaller, example)) < 1e-5
+
+
 @pytest.mark.parametrize(
     "name", ["resnet", "preactivation", "squeeze_and_excite", "densenet", "shufflenet", "unet", "vit"]
 )

@@ -67,6 +67,7 @@ def test_a_step_gate_is_open_or_closed_with_the_gradient_of_the_sigmoid():
     w.sum().backward()
     soft = torch.sigmoid(2 * gate.alpha.detach())
     torch.testing.assert_close(gate.alpha.grad, 2 * soft * (1 - soft))
+    torch.testing.assert_close(gate.open(), soft)
 
 
 def test_hard_concrete_gates_are_drawn_in_training_and_fixed_in_evaluation():

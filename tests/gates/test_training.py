@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import os
 import socket
 import subprocess
@@ -112,6 +113,13 @@ def test_a_run_that_is_stopped_at_any_epoch_ends_with_the_same_weights(changes, 
         parts.fit(stop)
     assert whole.size.kept() == parts.size.kept() <= 0.5
     assert_same(weights(whole), weights(parts))
+
+
+@pytest.mark.parametrize("difference", [0.1, math.nan])
+def test_a_sliced_network_that_answers_otherwise_stops_the_run(difference, tmp_path, monkeypatch):
+    monkeypatch.setattr(training.trainer, "compare", lambda *_: difference)
+    with pytest.raises(OnnxshrinkError, match="sliced network differs"):
+        trainer(tmp_path).fit()
 
 
 def test_a_run_that_is_killed_within_an_epoch_goes_on_from_the_last_one(tmp_path):

@@ -110,13 +110,20 @@ def _keep_function(old: Gated, new: Gated, slices: dict[str, dict[int, Tensor]],
     for name, parameter in new.network.named_parameters():
         if name not in old.coupling.shapes and not CONSTANT.search(name):
             continue
-        shape = [1] * parameter.dim()
+        unit = torch.ones((), device=parameter.device)
+        had, has = unit, unit
         if (axis := old.coupling.gated.get(name)) is not None:
             factors = before[old.places(old.coupling.axes[name][axis])[slices[name][axis].cpu()]]
-            parameter.mul_(factors.view([*shape[:axis], -1, *shape[axis + 1 :]]))
+            had = _along(factors, axis, parameter)
         if (axis := new.coupling.gated.get(name)) is not None:
-            factors = after[new.places(new.coupling.axes[name][axis])]
-            parameter.div_(factors.view([*shape[:axis], -1, *shape[axis + 1 :]]))
+            has = _along(after[new.places(new.coupling.axes[name][axis])], axis, parameter)
+        # Where a gate is 0 now but not pruned, the product is 0 with any parameter: it stays as it is.
+        parameter.mul_(torch.where((has == 0) | (had == has), unit, had / has))
+
+
+def _along(factors: Tensor, axis: int, parameter: Tensor) -> Tensor:
+    """Factors in the shape that multiplies a parameter along an axis."""
+    return factors.view([-1 if place == axis else 1 for place in range(parameter.dim())])
 
 
 def survives(gated: Gated, example: Tensor | tuple[Tensor, ...]) -> bool:

@@ -95,6 +95,10 @@ class StepGate(Gate):
     def weights(self) -> Tensor:
         return self.relaxed() * self.mask
 
+    def open(self) -> Tensor:
+        """The sigmoid: the step would tell a cost nothing until alpha crosses 0, where many gates cross it at once."""
+        return torch.sigmoid(self.slope * self.alpha) * self.mask
+
 
 class HardConcrete(Gate):
     """A stretched and clipped concrete variable: drawn anew in each training pass, its median in evaluation.

@@ -276,7 +276,7 @@ class Trainer:
         figures["loss"] = float(self.ranks.total(total)) / steps / self.ranks.world
         if relaxing:
             with torch.no_grad():
-                w = torch.cat([gate.weights()[gate.mask > 0] for gate in self._gates])
+                w = torch.cat([gate.open()[gate.mask > 0] for gate in self._gates])
                 figures["undecided"] = int(((w > 0.1) & (w < 0.9)).sum())
                 figures["relaxed"] = float(self.size.relaxed())
         return figures
@@ -345,7 +345,7 @@ class Trainer:
         self._collapse()
         x = torch.rand(self.example.shape, generator=torch.Generator().manual_seed(0)).to(self.device)
         difference = compare(before, self.gated.eval(), x)
-        if difference > TOLERANCE:
+        if not difference <= TOLERANCE:  # nor not a number
             raise OnnxshrinkError(
                 f"the sliced network differs from the masked one by {difference:.1e} of the largest output",
                 cure="collapse=false keeps the closed channels in the network",

@@ -25,10 +25,13 @@ from tools.rows import Figures, keep, read
 
 ROOT = Path(__file__).resolve().parent.parent
 SEARCHES = {"none": "dense", "uniform": "uniform L1", "importance": "gates, importance", "relaxation": "gates, relaxed"}
-OF_SEARCHES = {
-    *("steps", "path", "thresholds", "floor", "vanish", "form", "slope", "slope_end", "gate_rate"),
-    *("size_weight", "ejector_weight", "ejector_start", "ejector_full", "sigma"),
+OF_RELAXATION = {
+    *("thresholds", "form", "slope", "slope_end", "gate_rate", "size_weight"),
+    *("ejector_weight", "ejector_start", "ejector_full", "sigma"),
 }
+"""Fields of a recipe that only the search that trains gates reads."""
+
+OF_SEARCHES = OF_RELAXATION | {"steps", "path", "floor", "vanish"}
 """Fields of a recipe that only a search for channels reads."""
 
 
@@ -154,14 +157,17 @@ def as_json(recipe: Recipe) -> Figures:
 def decisive(recipe: Figures) -> Figures:
     """The fields of a recipe that decide what its run comes to.
 
-    A field that the recipe does not have yet has its default, which is what there was before. Without a search, the
-    fields of a search decide nothing, and of the epochs of the second cycle their sum.
+    A field that the recipe does not have yet has its default, which is what there was before. The fields of another
+    search decide nothing, and without a search, of the epochs of the second cycle only their sum.
     """
     found = as_json(Recipe()) | recipe
-    if found["search"] in ("none", "uniform"):
+    idle: set[str] = set()
+    if found["search"] == "importance":
+        idle = OF_RELAXATION
+    elif found["search"] in ("none", "uniform"):
+        idle = OF_SEARCHES
         found["finetune_epochs"] += found.pop("search_epochs")
-        found = {name: value for name, value in found.items() if name not in OF_SEARCHES}
-    return found
+    return {name: value for name, value in found.items() if name not in idle}
 
 
 def measured(row: Row, runs: Path, data: Path, seed: int, seconds: float) -> Figures:

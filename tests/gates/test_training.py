@@ -41,10 +41,10 @@ def test_closings_lie_evenly_in_the_search():
     epochs = training.plan(recipe(search_epochs=2, steps=4, target=0.6, finetune_epochs=3))
     assert [e.phase for e in epochs] == ["dense", "search", "search", "finetune", "finetune", "finetune"]
     assert [c for e in epochs for c in e.closings] == [
-        (0.5, pytest.approx(0.9)),
-        (1.0, pytest.approx(0.8)),
-        (0.5, pytest.approx(0.7)),
-        (1.0, pytest.approx(0.6)),
+        (0.5, 0.25),
+        (1.0, 0.5),
+        (0.5, 0.75),
+        (1.0, 1.0),
     ]
     for before, after in itertools.pairwise(epochs[1:]):  # one learning rate cycle from the search to the end
         assert after.begin == before.end
@@ -52,8 +52,8 @@ def test_closings_lie_evenly_in_the_search():
 
 
 def test_a_geometric_path_closes_the_same_part_of_what_is_left_each_time():
-    sizes = [1.0, *recipe(steps=4, target=0.0625, path="geometric").closings()]
-    assert sizes == [1.0, 0.5, 0.25, 0.125, 0.0625]
+    own = recipe(steps=4, target=0.0625, path="geometric")
+    assert [own.size_at(progress) for progress in (0.0, *own.closings())] == [1.0, 0.5, 0.25, 0.125, 0.0625]
 
 
 @pytest.mark.parametrize("search", ["uniform", "none"])
@@ -65,7 +65,7 @@ def test_every_search_has_the_same_second_cycle(search):
 
 
 def test_the_ejector_rises_anew_in_each_step():
-    own = recipe(search="relaxation", ejector_weight=2.0)
+    own = recipe(search="relaxation", ejector_weight=2.0, ejector_start=0.0, ejector_full=0.8)
     assert own.ejector(0.0) == own.ejector(1 / 3) == 0
     assert own.ejector(1.0) == own.ejector(0.3) == 2
     assert 0 < own.ejector(0.1) < own.ejector(0.2)
@@ -80,7 +80,8 @@ def test_bad_recipes():
         ({"steps": 0}, "needs epochs and steps"),
         ({"epochs": 3}, "no field 'epochs'"),
         ({"form": "step"}, "measured at sigmoid gates"),
-        ({"thresholds": [0.1, 0.05]}, "have to rise"),
+        ({"thresholds": [0.1, 0.05]}, "give those of the beginning and the end"),
+        ({"thresholds": [0.05]}, "give those of the beginning and the end"),
         ({"thresholds": [0.1, "high"]}, "thresholds is a number, 'high' is not"),
         ({"batch": 0}, "batch is 0; take at least 1"),
         ({"batch": 1.5}, "batch is a whole number, 1.5 is not"),
@@ -184,7 +185,7 @@ def test_without_a_search_its_fields_and_the_division_of_the_epochs_change_nothi
     from tools.training_rows import OF_SEARCHES
 
     others = {
-        **{"steps": 7, "path": "geometric", "thresholds": (0.1,), "floor": 0.4, "vanish": True, "form": "step"},
+        **{"steps": 7, "path": "geometric", "thresholds": (0.1, 0.2), "floor": 0.4, "vanish": True, "form": "step"},
         **{"slope": 9.0, "slope_end": 9.0, "gate_rate": 0.5, "size_weight": 7.0, "ejector_weight": 7.0},
         **{"ejector_start": 0.1, "ejector_full": 0.2, "sigma": 0.1},
     }

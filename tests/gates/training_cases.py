@@ -14,7 +14,7 @@ def recipe(**changes) -> Recipe:
         "dense_epochs": 1,
         "search_epochs": 2,
         "steps": 3,
-        "thresholds": (0.02, 0.4, 0.9),
+        "thresholds": (0.02, 0.9),
         "finetune_epochs": 1,
         "batch": 16,
         "bf16": False,

@@ -37,11 +37,11 @@ LIMITS = {
 class Recipe:
     """What defines a run.
 
-    `search` says how channels are chosen. "importance" closes in `steps` steps those that matter least to the loss for
-    what they cost. "relaxation" trains the gates with the size loss and the ejector, closes after each
-    step what fell to its threshold, and in the end, by their values, what is still above the target. "uniform" closes
-    the same share of every layer, by L1 norm, before the second cycle begins. "none" closes nothing: the dense network
-    with the same epochs.
+    `search` says how channels are chosen. "importance" and "relaxation" close them in `steps` steps along `path`:
+    "importance" those that matter least to the loss for what they cost; "relaxation" trains the gates with the size
+    loss and the ejector, and closes those that fell to a threshold, and then the lowest. "uniform" closes the same
+    share of every layer, by L1 norm, before the second cycle begins. "none" closes nothing: the dense network with the
+    same epochs.
 
     Attributes:
         network: name of the architecture; a checkpoint belongs to it.
@@ -51,11 +51,11 @@ class Recipe:
         dense_epochs: of the first cycle.
         search_epochs: of the second cycle, in which channels are closed.
         finetune_epochs: of the second cycle, after the last was closed.
-        steps: how often channels are closed ("importance").
+        steps: how often channels are closed.
         path: how the size goes down in the search: "linear" in equal parts of the original, the last of which are large
-            parts of what is left; "geometric" in equal parts of what is left. It is what "importance" closes to, and
-            what the size loss of "relaxation" asks for: asked for the target at once, all gates fall together.
-        thresholds: of each step ("relaxation").
+            parts of what is left; "geometric" in equal parts of what is left. The size loss of "relaxation" asks for
+            it, too: asked for the target at once, all gates fall together.
+        thresholds: of "relaxation", where the search begins and where it ends; in equal ratios between.
         floor: share of its units that each gate keeps at least.
         multiple: channel counts stay multiples of it; odd counts can be slower than the dense network.
         vanish: whole branches may be closed where the network can do without them: blocks of a ResNet, but also the
@@ -88,7 +88,7 @@ class Recipe:
     finetune_epochs: int = 14
     steps: int = 18
     path: str = "linear"
-    thresholds: tuple[float, ...] = (0.02, 0.03, 0.05, 0.1, 0.25)
+    thresholds: tuple[float, ...] = (0.02, 0.25)
     floor: float = 0.1
     multiple: int = 1
     vanish: bool = True
@@ -97,9 +97,9 @@ class Recipe:
     slope_end: float = 5.0
     gate_rate: float = 0.02
     size_weight: float = 1.0
-    ejector_weight: float = 5.0
-    ejector_start: float = 0.0
-    ejector_full: float = 0.8
+    ejector_weight: float = 1.0
+    ejector_start: float = 0.5
+    ejector_full: float = 0.9
     sigma: float = 0.5
     collapse: bool = True
     batch: int = 128
@@ -131,8 +131,10 @@ class Recipe:
             raise InputError(f"the target is a share of the size, {self.target} is not", cure="take one in (0, 1]")
         if self.search == "importance" and self.form != "sigmoid":
             raise InputError(f"importance is measured at sigmoid gates, not at {self.form}", cure="take relaxation")
-        if list(self.thresholds) != sorted(set(self.thresholds)):
-            raise InputError(f"thresholds have to rise from step to step, {self.thresholds} do not")
+        if len(self.thresholds) != 2 or not 0 < self.thresholds[0] <= self.thresholds[1] < 1:
+            raise InputError(
+                f"thresholds are {self.thresholds}", cure="give those of the beginning and the end, 0 < a <= b < 1"
+            )
         if self.search in ("importance", "relaxation") and not (self.search_epochs and self.closings()):
             raise InputError("a search needs epochs and steps", cure="give both, or take the uniform search")
 
@@ -152,16 +154,19 @@ class Recipe:
         return Recipe(**values)
 
     def closings(self) -> list[float]:
-        """What each step of the search closes to: a share of the size, or the threshold of the gates."""
-        if self.search == "relaxation":
-            return list(self.thresholds)
-        if self.search == "importance":
-            return [self.size_at((step + 1) / self.steps) for step in range(self.steps)]
+        """How far the search has come at the end of each step, where channels are closed."""
+        if self.search in ("importance", "relaxation"):
+            return [(step + 1) / self.steps for step in range(self.steps)]
         return []
 
     def size_at(self, progress: float) -> float:
-        """The share of the size that is left where the steps of the search have come so far."""
+        """The share of the size that is left where the search has come so far."""
         return self.target**progress if self.path == "geometric" else 1 - (1 - self.target) * progress
+
+    def threshold_at(self, progress: float) -> float:
+        """The threshold of the gates where the search has come so far."""
+        first, last = self.thresholds
+        return first * (last / first) ** progress
 
     def step_slope(self, progress: float) -> float:
         """The sigmoid's slope where the search has come so far."""
@@ -197,7 +202,7 @@ class Epoch:
         phase: "dense", "search" or "finetune".
         begin, end: where in its learning rate cycle it lies, in [0, 1].
         search_begin, search_end: where in the search it lies, in [0, 1].
-        closings: (share of the epoch, what to close to), in order.
+        closings: (share of the epoch, how far the search has come then), in order.
     """
 
     phase: str
@@ -212,14 +217,14 @@ def plan(recipe: Recipe) -> list[Epoch]:
     """All epochs in order."""
     n, searching, total = recipe.dense_epochs, recipe.search_epochs, recipe.search_epochs + recipe.finetune_epochs
     epochs = [Epoch("dense", i / n, (i + 1) / n) for i in range(n)]
-    values = recipe.closings()
+    steps = recipe.closings()
     # where each step ends, in epochs of the search; a step that ends on the border of two epochs is of the first
-    ends = [searching * (step + 1) / len(values) for step in range(len(values))]
+    ends = [searching * (step + 1) / len(steps) for step in range(len(steps))]
     for i in range(total):
         cycle = (i / total, (i + 1) / total)
-        if i >= searching or not values:
+        if i >= searching or not steps:
             epochs.append(Epoch("finetune", *cycle))
             continue
-        here = tuple((end - i, value) for end, value in zip(ends, values, strict=True) if i < end <= i + 1)
+        here = tuple((end - i, searched) for end, searched in zip(ends, steps, strict=True) if i < end <= i + 1)
         epochs.append(Epoch("search", *cycle, i / searching, (i + 1) / searching, here))
     return epochs

@@ -238,7 +238,7 @@ class Trainer:
         teacher = self._teach() if epoch.phase != "dense" and recipe.distil else None
         share = self.ranks.shard(recipe.batch)
         steps = len(self.data) // recipe.batch
-        closings = [(max(1, round(at * steps)), value) for at, value in epoch.closings]
+        closings = [(max(1, round(at * steps)), searched) for at, searched in epoch.closings]
         seed = recipe.seed * 100_003 + self.done
         torch.manual_seed(seed)
         total = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -303,17 +303,24 @@ class Trainer:
 
     # closing
 
-    def _close(self, value: float, x: Tensor) -> dict[str, Any]:
+    def _close(self, searched: float, x: Tensor) -> dict[str, Any]:
         """Close gates at the end of a step of the search."""
         before = copy.deepcopy(self.gated).eval()
         recipe = self.recipe
         relaxing = recipe.search == "relaxation"
         figures: dict[str, Any] = {"score_before_closing": self.score()} if relaxing else {}
-        closed = (
-            prune_gates(self.gated, value) if relaxing else self._close_to(self.importance.row(), value, per_cost=True)
+        closed = prune_gates(self.gated, recipe.threshold_at(searched)) if relaxing else 0
+        closed += close_gates(
+            self.gated,
+            self.gated.alphas() if relaxing else self.importance.row(),
+            self.size,
+            recipe.size_at(searched),
+            recipe.floor,
+            self.branches,
+            lambda: survives(self.gated, self.example),
+            per_cost=not relaxing,
+            multiple=recipe.multiple,
         )
-        if relaxing and value == recipe.thresholds[-1]:
-            closed += self._close_to(self.gated.alphas(), recipe.target, per_cost=False)
         self.importance = Importance(self.gated)
         figures["closed"] = closed
         figures["difference"] = compare(before, self.gated.eval(), x)
@@ -323,19 +330,6 @@ class Trainer:
         for gate in self._gates:
             gate.train(relaxing)
         return figures
-
-    def _close_to(self, scores: Tensor, target: float, *, per_cost: bool) -> int:
-        return close_gates(
-            self.gated,
-            scores,
-            self.size,
-            target,
-            self.recipe.floor,
-            self.branches,
-            lambda: survives(self.gated, self.example),
-            per_cost=per_cost,
-            multiple=self.recipe.multiple,
-        )
 
     def _collapse_checked(self) -> dict[str, Any]:
         """Cut the closed channels out, if any; the sliced network must answer as the masked one."""

@@ -109,6 +109,43 @@ def test_whole_heads_are_units():
     assert {gate.units for gate in gated.gate_list} == {4, 64}
 
 
+class Biased(nn.Module):
+    """Attention of four heads in windows of 6, with a bias for each head, picked from a table as a Swin picks it."""
+
+    def __init__(self, fused, masked):
+        super().__init__()
+        self.fused, self.masked = fused, masked
+        self.qkv, self.out = nn.Linear(8, 48), nn.Linear(16, 8)
+        self.table = nn.Parameter(torch.randn(11, 4))
+        self.register_buffer("index", torch.arange(6)[:, None] - torch.arange(6) + 5)
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).reshape(-1, 6, 3, 4, 4).permute(2, 0, 3, 1, 4)
+        bias = self.table[self.index.view(-1)].view(6, 6, -1).permute(2, 0, 1).contiguous().unsqueeze(0)
+        if self.masked:
+            bias = bias + torch.eye(6) * -100
+        if self.fused:
+            found = functional.scaled_dot_product_attention(q, k, v, bias)
+        else:
+            found = torch.softmax(q @ k.transpose(-2, -1) / 2 + bias, -1) @ v
+        return self.out(found.transpose(1, 2).reshape(-1, 6, 16))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_bias_of_each_head_goes_with_it(fused, masked):
+    torch.manual_seed(0)
+    network, example = Biased(fused, masked).eval(), torch.zeros(2, 6, 8)
+    gated = gates.augment(network, example)
+    (gate,) = gated.gate_list
+    assert gate.units == 4
+    close(gated, 0.5)
+    small = gates.removed(gated, example)
+    assert small.table.shape == (11, gate.kept)
+    assert gate.kept < 4
+    assert difference(answers(gated, example), answers(small, example)) < 1e-5
+
+
 def test_a_channel_shuffle_keeps_groups_equal():
     network, example = made("shufflenet")
     gated = gates.augment(network, example)

@@ -51,6 +51,19 @@ def _roll(trace: Trace, node: Any) -> Any:
     return (movement if axes and all(units.shape[axis] == 1 for axis in axes) else unknown)(trace, node)
 
 
+@handles(aten.index.Tensor)
+def _index(trace: Trace, node: Any) -> Any:
+    """Rows picked by a table, as a bias by relative position is: units that lie along other axes stay as they are."""
+    labels, picks = trace.of(node.args[0]), list(node.args[1])
+    axes = [axis for axis, pick in enumerate(picks) if pick is not None]
+    if len(axes) != 1 or labels.units.shape[axes[0]] > 1:
+        return unknown(trace, node)
+    trace.units.keep(trace.of(picks[axes[0]]).units)
+    shape = list(labels.units.shape)
+    shape[axes[0] : axes[0] + 1] = [1] * len(shape_of(picks[axes[0]]))
+    return replace(labels, units=labels.units.reshape(shape), parameter=None)
+
+
 @handles(aten.channel_shuffle.default)
 def _channel_shuffle(trace: Trace, node: Any) -> Any:
     """Every group keeps the same channels."""
@@ -201,7 +214,7 @@ def _matmul(trace: Trace, node: Any) -> Any:
 
 @handles(aten.scaled_dot_product_attention.default)
 def _attention(trace: Trace, node: Any) -> Any:
-    """Heads: query, key and value of a head go together; all of them stay where the mask has something for each."""
+    """Heads: query, key and value of a head go together, and what a mask has for this head, if that is a unit."""
     q, k, v = node.args[:3]
     rank = len(shape_of(node))
     heads = [trace.drop(trace.of(n), [rank - 1, rank - 2], keep=False).units for n in (q, k, v)]
@@ -209,10 +222,11 @@ def _attention(trace: Trace, node: Any) -> Any:
     trace.units.join(heads[0], heads[2])
     for mask in node.all_input_nodes:
         if mask not in (q, k, v):
-            trace.units.keep(trace.of(mask).units)
+            labels = trace.drop(trace.of(mask), [-1, -2], keep=True)
+            units = labels.units.reshape((1,) * (rank - labels.units.dim()) + tuple(labels.units.shape))
             sizes = (*[1] * rank, *shape_of(mask))[-rank:-2]
-            if any(size > 1 and heads[0].shape[axis] > 1 for axis, size in enumerate(sizes)):
-                trace.units.keep(heads[0])
+            if any(size > 1 and heads[0].shape[axis] > 1 for axis, size in enumerate(sizes)) or units.any():
+                trace.units.join(units, heads[0])
     pairs = math.prod(shape_of(q)[:-1]) * shape_of(k)[-2]
     for n in (q, v):
         units = trace.of(n).units

@@ -58,7 +58,7 @@ class Row:
     def changes(self, seed: int) -> dict[str, Any]:
         """What a run changes in its recipe."""
         found = {"seed": seed, "search": self.search, "target": self.target, "multiple": self.multiple}
-        return found | {"form": "step"} if self.search == "relaxation" else found
+        return found | {"form": "hard-concrete"} if self.search == "relaxation" else found
 
     def entry(self, seed: int) -> catalogue.Entry:
         """The recipe of a run."""

@@ -86,6 +86,19 @@ def test_a_step_of_training_is_the_same_after_a_collapse(half_pruned):
         assert gate.whole == half_pruned.gates[name].units
 
 
+@pytest.mark.parametrize("name", ["resnet", "grouped", "unet"])
+def test_gates_that_are_drawn_in_training_are_not_when_a_network_is_cut_then(name):
+    network, example = made(name)
+    gated = gates.augment(network, example, form="hard-concrete")
+    close(gated, 0.5)
+    gated.train()
+    found = [gates.folded(gated), gates.removed(gated, example), gates.collapse(gated, example).gated]
+    assert all(module.training for module in gated.modules())
+    for module in found:
+        assert difference(answers(gated.eval(), example), answers(module.eval(), example)) < 1e-5
+        gated.train()
+
+
 def test_the_given_network_is_left_as_it_is(half_pruned):
     before = {name: value.clone() for name, value in half_pruned.state_dict().items()}
     gates.collapse(half_pruned, torch.zeros(2, 3, 16, 16))

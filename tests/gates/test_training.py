@@ -101,9 +101,10 @@ def test_bad_recipes():
     [
         {"search": "importance", "vanish": True},
         {"search": "relaxation", "form": "step", "gate_rate": 0.1, "distil": 0.5},
+        {"search": "relaxation", "form": "hard-concrete", "gate_rate": 0.1},
         {"search": "relaxation", "slope_end": 20.0, "collapse": False},
     ],
-    ids=["importance", "step gates, distilled", "annealed, masked"],
+    ids=["importance", "step gates, distilled", "drawn", "annealed, masked"],
 )
 def test_a_run_that_is_stopped_at_any_epoch_ends_with_the_same_weights(changes, tmp_path):
     whole = trainer(tmp_path / "whole", **changes)
@@ -160,7 +161,7 @@ def test_the_second_cycle_is_the_same_from_the_dense_network_of_another_run(tmp_
 
 @pytest.mark.parametrize("search", ["importance", "relaxation", "uniform"])
 def test_the_target_is_met_and_the_cut_network_is_that_small(search, tmp_path):
-    run = trainer(tmp_path, search=search, form="step" if search == "relaxation" else "sigmoid")
+    run = trainer(tmp_path, search=search, form="hard-concrete" if search == "relaxation" else "sigmoid")
     run.fit()
     assert 0.4 < run.size.kept() <= 0.5
     fresh = gates.Size(gates.augment(run.gated.network, EXAMPLE))
@@ -172,7 +173,7 @@ def test_the_target_is_met_and_the_cut_network_is_that_small(search, tmp_path):
     assert all(difference < 1e-5 for difference in differences)
 
 
-@pytest.mark.parametrize("form", ["step", "sigmoid"])
+@pytest.mark.parametrize("form", ["step", "sigmoid", "hard-concrete"])
 def test_trained_gates_do_not_cut_the_network_through(form, tmp_path):
     run = trainer(tmp_path, search="relaxation", form=form, size_weight=100.0, gate_rate=1.0, target=0.1)
     run.fit()

@@ -10,7 +10,7 @@ from torch.func import functional_call
 
 from ..errors import InputError
 from .coupling import Coupling, couple
-from .gate import FORMS, Gate
+from .gate import FORMS, Gate, settled
 
 
 class Gated(nn.Module):
@@ -154,9 +154,8 @@ def folded(gated: Gated) -> nn.Module:
 
     A pruned unit is zero in all parameters that made it. The gated network is left as it is.
     """
-    training = gated.training
-    parameters = gated.eval().parameters_with_gates()
-    gated.train(training)
+    with settled(gated):
+        parameters = gated.parameters_with_gates()
     copied = copy.deepcopy(gated.network)
     for name, parameter in copied.named_parameters():
         if name in parameters:

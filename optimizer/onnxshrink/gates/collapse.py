@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from .augment import Gated, classes_of
 from .coupling import couple
-from .gate import Gate
+from .gate import Gate, settled
 from .removal import closed_slices, cut
 
 CONSTANT = re.compile(r"^\w+_constant(_again)*$")
@@ -61,7 +61,11 @@ def collapse(gated: Gated, example: Tensor | tuple[Tensor, ...]) -> Collapsed:
 
     Source: Larson et al. (arXiv 2308.14605), "sub-network collapse and removal".
     """
-    inputs = example if isinstance(example, tuple) else (example,)
+    with settled(gated):
+        return _collapsed(gated, example if isinstance(example, tuple) else (example,))
+
+
+def _collapsed(gated: Gated, inputs: tuple[Tensor, ...]) -> Collapsed:
     coupling, closed = gated.coupling, closed_slices(gated)
     network = cut(gated.network, inputs, closed, gated.parameters_with_gates())
     network.train(gated.training)
@@ -94,19 +98,18 @@ def collapse(gated: Gated, example: Tensor | tuple[Tensor, ...]) -> Collapsed:
         key = name.replace(".", "/")
         gates[key], rows[key] = gate, row
     smaller = Gated(network, found, gates, list(classes.values())).to(alphas.device)
-    _keep_function(gated, smaller, slices, torch.cat([torch.zeros(1, dtype=torch.long), *rows.values()]))
+    _keep_function(gated, smaller, slices)
     return Collapsed(smaller.train(gated.training), slices, rows)
 
 
 @torch.no_grad()
-def _keep_function(old: Gated, new: Gated, slices: dict[str, dict[int, Tensor]], row: Tensor) -> None:
+def _keep_function(old: Gated, new: Gated, slices: dict[str, dict[int, Tensor]]) -> None:
     """Scale parameters that have lost a gate, or got one, so that parameter times gate is what it was.
 
     A unit loses its gate where it is now read beside a constant; a constant, whose value holds the gate, gets one
     where it is added to gated units; a grouped convolution becomes a depthwise one, whose gates are its input's.
     """
-    before = old.factors()
-    after = before[row.to(before.device)]
+    before, after = old.factors(), new.factors()
     for name, parameter in new.network.named_parameters():
         if name not in old.coupling.shapes and not CONSTANT.search(name):
             continue

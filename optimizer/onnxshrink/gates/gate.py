@@ -5,6 +5,8 @@ backward pass, so that no scale can hide in it; `HardConcrete` draws gates that 
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +29,8 @@ class Gate(nn.Module):
         slope: of the sigmoid; raising it as training goes on is the annealed form.
         whole: how many units it had at its beginning, before any were cut out.
         start: value of the gate at its beginning that counts as 1, so that training starts at the identity.
-        anchored: divide by the largest gate, so that one always stays open and the layer cannot vanish.
+        anchored: one gate, the largest, always stays open, so that the layer cannot vanish: all are divided by it or,
+            where gates can be exactly 0, it is 1.
     """
 
     mask: Tensor
@@ -71,14 +74,17 @@ class Gate(nn.Module):
         """How far each unit counts in a cost, [n] in [0, 1]."""
         return self.weights()
 
+    def largest(self) -> Tensor:
+        """Which of the gates that are not pruned has the largest alpha, bool [n]."""
+        left = torch.where(self.mask > 0, self.alpha.detach(), -torch.inf)
+        return left == left.max()
+
     def extra_repr(self) -> str:
         return f"{self.units}, kept={self.kept}"
 
 
 class StepGate(Gate):
     """1 where alpha > 0 and else 0, with the gradient of the sigmoid (a straight-through estimator).
-
-    Anchored: 1 at the largest alpha, too.
 
     Source: Bengio et al., "Estimating or Propagating Gradients Through Stochastic Neurons" (arXiv 1308.3432),
     section 4.
@@ -87,9 +93,8 @@ class StepGate(Gate):
     def relaxed(self) -> Tensor:
         soft = torch.sigmoid(self.slope * self.alpha)
         opens = self.alpha > 0
-        if self.anchored:  # of gates that are all closed, the largest one opens
-            left = torch.where(self.mask > 0, self.alpha.detach(), -torch.inf)
-            opens = opens | (left == left.max())
+        if self.anchored:
+            opens = opens | self.largest()
         return opens.to(soft.dtype) + (soft - soft.detach())
 
     def weights(self) -> Tensor:
@@ -119,7 +124,11 @@ class HardConcrete(Gate):
             noise = torch.log(uniform) - torch.log1p(-uniform)
         scale = self.BETA if self.training else 1.0
         concrete = torch.sigmoid((noise + self.alpha) / scale)
-        return (concrete * (self.HIGH - self.LOW) + self.LOW).clamp(0, 1)
+        w = (concrete * (self.HIGH - self.LOW) + self.LOW).clamp(0, 1)
+        return torch.where(self.largest(), 1.0, w) if self.anchored else w
+
+    def weights(self) -> Tensor:
+        return self.relaxed() * self.mask
 
     def open(self) -> Tensor:
         """The probability that the gate is not zero (their equation 12)."""
@@ -134,6 +143,19 @@ def gates_of(module: nn.Module) -> list[Gate]:
     return [m for m in module.modules() if isinstance(m, Gate)]
 
 
+@contextmanager
+def settled(module: nn.Module) -> Iterator[None]:
+    """The module's gates as they are in evaluation, where hard-concrete ones are not drawn."""
+    modes = [(gate, gate.training) for gate in gates_of(module)]
+    try:
+        for gate, _ in modes:
+            gate.eval()
+        yield
+    finally:
+        for gate, training in modes:
+            gate.train(training)
+
+
 @torch.no_grad()
 def prune_gates(module: nn.Module, threshold: float) -> int:
     """Close every gate that is not open by more than `threshold`: keep iff w > threshold.
@@ -146,10 +168,9 @@ def prune_gates(module: nn.Module, threshold: float) -> int:
     if not 0 <= threshold < 1:
         raise InputError(f"a gate is between 0 and 1, so no threshold can be {threshold}", cure="take one in [0, 1)")
     closed = 0
-    for gate in gates_of(module):
-        training = gate.training
-        keep = (gate.eval().weights() > threshold).to(gate.mask.dtype)
-        gate.train(training)
-        closed += int((gate.mask - keep).sum())
-        gate.mask.copy_(keep)
+    with settled(module):
+        for gate in gates_of(module):
+            keep = (gate.weights() > threshold).to(gate.mask.dtype)
+            closed += int((gate.mask - keep).sum())
+            gate.mask.copy_(keep)
     return closed

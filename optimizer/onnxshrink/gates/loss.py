@@ -1,8 +1,10 @@
 """What a gated network costs, and the two loss terms that gates add to the task's own: size, and the ejector.
 
-With the sigmoid gate a short search can go wrong: a gate's factor moves into the next layer's weights, a BatchNorm
-behind that layer hides it for good, all units of a layer drift below the threshold together, and pruning cuts the
-network through. The step gate has no factor to move; importance (importance.py) does not need one.
+In a short search the form of the gate decides what these losses can find. A sigmoid gate's factor moves into the next
+layer's weights, a BatchNorm behind that layer hides it for good, and closing the gate then breaks the network. A step
+gate has no factor to move, but as long as it is open the task's loss says nothing of how it would be without the unit:
+what costs most falls first, whatever it is good for. Hard-concrete gates are drawn in each batch, sometimes closed, so
+that the loss tells. Importance (importance.py) needs no trained gates at all.
 """
 
 import math

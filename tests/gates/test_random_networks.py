@@ -28,16 +28,16 @@ def close_at_random(gated, share, chosen, anchored):
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_cut_network_computes_what_the_gated_one_does(seed):
-    network = RandomNetwork(seed).double()
+    network, chosen = RandomNetwork(seed).double(), random.Random(seed)
     example, x = torch.randn(2, 2, 3, SIZE, SIZE, dtype=torch.double)
     try:
-        gated = gates.augment(network, example).eval().double()
+        gated = gates.augment(network, example, form=("sigmoid", "step", "hard-concrete")[seed % 3]).eval().double()
     except InputError as error:
         assert any(text in str(error) for text in NO_GATES), error  # noqa: PT017
         return
-    chosen = random.Random(seed)
     for gate in gated.gate_list:
-        torch.nn.init.uniform_(gate.alpha, -0.3, 1)
+        torch.nn.init.uniform_(gate.alpha, -1.5 / gate.slope, 5 / gate.slope)
+        gate.anchored = chosen.random() < 0.5
     for share, anchored in ((0.4, True), (0.7, True), (0.5, False)):
         close_at_random(gated, share, chosen, anchored)
         with torch.no_grad():

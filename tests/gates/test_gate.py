@@ -48,6 +48,9 @@ def test_an_anchored_gate_that_can_be_zero_opens_its_largest_where_all_are_close
     assert gate.weights().tolist() == [0, 1, 0, 0]
     assert gates.prune_gates(gate, 0.25) == 2
     assert gate.mask.tolist() == [0, 1, 0, 0]
+    gate.mask.fill_(1)
+    gate.alpha.data.fill_(-4)
+    assert gate.weights().tolist() == [1, 0, 0, 0]
 
 
 def test_an_anchored_gate_always_leaves_one_open():

@@ -75,9 +75,9 @@ class Gate(nn.Module):
         return self.weights()
 
     def largest(self) -> Tensor:
-        """Which of the gates that are not pruned has the largest alpha, bool [n]."""
+        """Which of the gates that are not pruned has the largest alpha, bool [n]; of equal ones, the first."""
         left = torch.where(self.mask > 0, self.alpha.detach(), -torch.inf)
-        return left == left.max()
+        return torch.arange(self.units, device=left.device) == left.argmax()
 
     def extra_repr(self) -> str:
         return f"{self.units}, kept={self.kept}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import copy
+import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +15,7 @@ from torch import Tensor, fx, nn
 from ..errors import InputError
 from .augment import Gated, folded
 from .coupling import Coupling, couple
+from .export import TRANSPOSED
 from .removal import cut
 
 VERSION = 2
@@ -35,19 +38,112 @@ def apply(network: nn.Module, mapping: Mapping[str, Any], example: Tensor | tupl
         example: inputs to trace with, with a batch of at least 2.
 
     Raises:
-        InputError: the map has another version, none of its weights is a parameter of the network, or sizes differ.
+        InputError: the map has another version, none of its weights is a parameter of the network, sizes differ, or
+            parameters are shared or equal, so that no parameter can be what the file's constants are.
+
+    Warns:
+        UserWarning: weights of layers that the map makes smaller are no parameters.
     """
     if mapping.get("version") != VERSION:
         raise InputError(f"this is a map of version {mapping.get('version')}, expected {VERSION}")
     inputs = example if isinstance(example, tuple) else (example,)
     plain = folded(network) if isinstance(network, Gated) else copy.deepcopy(network)
-    closed = closed_by(mapping, {name: tuple(p.shape) for name, p in plain.named_parameters()})
+    shapes = {name: tuple(p.shape) for name, p in plain.named_parameters()}
+    mapping = {**mapping, "weights": [_of_parameter(entry, shapes) for entry in mapping["weights"]]}
+    mapping = _without_twins(mapping, plain)
+    closed = closed_by(mapping, shapes)
+    _tell_strangers(mapping, shapes)
     coupling = couple(plain, inputs)
+    _keep_shared(closed, mapping, coupling)
     _absorb(plain, mapping, coupling)
     closed = _whole_units(plain, closed, coupling)
     small = cut(plain, inputs, closed)
     _restore(small, mapping, coupling, closed)
     return small
+
+
+def _of_parameter(entry: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, Any]:
+    """An entry as its parameter has it: `gates.export` names a weight that the file holds transposed `NAME.T`."""
+    name = (entry["source"] or "").removesuffix(TRANSPOSED)
+    if entry["source"] in shapes or name not in shapes:
+        return entry
+    turned = {str(1 - int(axis)): indices for axis, indices in entry["axes"].items()}
+    return {**entry, "source": name, "axes": turned, "turned": True}
+
+
+def _tell_strangers(mapping: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Warn of layers that the file has smaller, and whose weights are no parameters."""
+    layers = [entry for entry in mapping["weights"] if entry["op"] in LAYERS and entry["input"] == 1 and entry["axes"]]
+    strangers = [str(entry["source"]) for entry in layers if entry["source"] not in shapes]
+    if strangers:
+        warnings.warn(
+            f"{len(strangers)} of {len(layers)} layers that the map makes smaller have weights that are no parameters "
+            f"of the network, such as {strangers[0]}: what they lose stays, as zeros; gates.export keeps the names",
+            stacklevel=3,
+        )
+
+
+def _is_layer(entry: Mapping[str, Any]) -> bool:
+    """Whether an entry is of the weight of a layer."""
+    return (entry["op"] in LAYERS and entry["input"] == 1) or (entry["op"] == "Gather" and entry["input"] == 0)
+
+
+def _without_twins(mapping: Mapping[str, Any], network: nn.Module) -> Mapping[str, Any]:
+    """The map without entries that may be another parameter's: exporters write small equal constants once.
+
+    What is lost of a bias, the weight beside it says.
+
+    Raises:
+        InputError: a weight, or a bias that `prune` repaired, may be another parameter's.
+    """
+    parameters = dict(network.named_parameters())
+    named = {entry["source"] for entry in mapping["weights"]}
+    alone: dict[str, str | None] = {}
+    for name in named & parameters.keys():
+        own = parameters[name]
+        twins = (
+            n for n, p in parameters.items() if n not in named and p.shape == own.shape and bool(torch.equal(p, own))
+        )
+        alone[name] = next(twins, None)
+    for entry in mapping["weights"]:
+        twin = alone.get(entry["source"])
+        if twin is not None and (_is_layer(entry) or _repaired(entry, mapping)):
+            raise InputError(
+                f"`{entry['source']}` and `{twin}` are equal: the map does not say which of them {entry['node']} reads",
+                cure="train the network first, or make them differ",
+            )
+    return {**mapping, "weights": [entry for entry in mapping["weights"] if alone.get(entry["source"]) is None]}
+
+
+def _keep_shared(closed: dict[str, dict[int, Tensor]], mapping: Mapping[str, Any], coupling: Coupling) -> None:
+    """Keep weights that several layers share, and that the file has whole for one of them, in place.
+
+    Raises:
+        InputError: `prune` cut such a weight otherwise for each layer, or an absorbed constant changes one of them.
+    """
+    layers: dict[str, list[Mapping[str, Any]]] = {}
+    for entry in mapping["weights"]:
+        if _is_layer(entry):
+            layers.setdefault(entry["source"], []).append(entry)
+    absorbing = {item["node"] for item in mapping["absorbed"] if item["into"] != "nothing"}
+    for name, uses in Counter(name for name, _ in coupling.layers).items():
+        entries = layers.get(name, [])
+        if uses == 1 or not entries:
+            continue
+        whole = len(entries) < uses
+        cuts = [(entry["axes"], entry.get("value")) for entry in entries]
+        if _pruned(mapping) and (whole or any(cut != cuts[0] for cut in cuts)):
+            raise InputError(
+                f"`{name}` is the weight of {uses} layers, and the file has it pruned otherwise for each of them",
+                cure="give each layer a weight of its own, or choose the units with gates",
+            )
+        if any(entry["node"] in absorbing for entry in entries):
+            raise InputError(
+                f"constants were absorbed by {entries[0]['node']}, whose weight `{name}` is that of {uses} layers",
+                cure="close these units with gates instead, so that they are zero",
+            )
+        if whole and name in closed:
+            closed[name] = {axis: torch.zeros_like(mask) for axis, mask in closed[name].items()}
 
 
 def closed_by(mapping: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, dict[int, Tensor]]:
@@ -150,12 +246,14 @@ def _restore(
     names = {name for name, _ in network.named_parameters()}
     entries = {(entry["node"], entry["input"]): entry for entry in mapping["weights"]}
     for (node, index), weight in entries.items():
-        if index != 1 or weight["op"] not in LAYERS or "value" not in weight:
+        layer_weight = index == 1 and weight["op"] in LAYERS
+        if not (_repaired(weight, mapping) or (layer_weight and "value" in weight)):
             continue
         name = weight["source"]
         if name not in names:
             raise InputError(
-                f"the weight of {node} was repaired, and is no parameter of the network", cure="prune with --no-repair"
+                f"{'the weight of ' if layer_weight else ''}{node} was repaired, and is no parameter of the network",
+                cure="prune with --no-repair",
             )
         parameter = network.get_parameter(name).data
         here, kept = closed.get(name, {}), {int(axis): indices for axis, indices in weight["axes"].items()}
@@ -164,6 +262,9 @@ def _restore(
             new = _spread(new, axis, indices, parameter.shape[axis], here.get(axis))
         if new.shape != parameter.shape:
             raise InputError(f"`{name}` is {list(parameter.shape)} here, and {list(new.shape)} in the map of {node}")
+        if not layer_weight:
+            parameter.copy_(new)
+            continue
         layer = network.get_submodule(name.rpartition(".")[0])
         along = 1 if weight["op"] == "ConvTranspose" else 0
         bias = _value(entries[node, 2]).to(parameter) if "value" in entries.get((node, 2), {}) else None
@@ -178,6 +279,18 @@ def _restore(
             layer.register_parameter("bias", nn.Parameter(bias))
 
 
+def _pruned(mapping: Mapping[str, Any]) -> bool:
+    """Whether a map is of `prune`: its cut is no mere matter of what is dead."""
+    return "normalizations" in mapping
+
+
+def _repaired(entry: Mapping[str, Any], mapping: Mapping[str, Any]) -> bool:
+    """Whether what a node adds is the bias of a layer that `prune` repaired, and nothing that the network computes."""
+    named = entry["source"] is not None and not entry["source"].endswith("@known")
+    repaired = _pruned(mapping) and "value" in entry and entry["dtype"].startswith("float")
+    return entry["op"] == "Add" and named and repaired
+
+
 def _spread(value: Tensor, axis: int, indices: Sequence[int], size: int, closed: Tensor | None) -> Tensor:
     """An array of the map at the size that an axis has here; slices that are not in the file are zero."""
     left = torch.arange(size) if closed is None else (~closed).nonzero()[:, 0]
@@ -187,9 +300,10 @@ def _spread(value: Tensor, axis: int, indices: Sequence[int], size: int, closed:
 
 
 def _value(entry: Mapping[str, Any]) -> Tensor:
-    """The array that an entry of the map holds."""
+    """The array that an entry of the map holds, as its parameter has it."""
     held = bytearray(base64.b64decode(entry["value"]["base64"]))
-    return torch.frombuffer(held, dtype=getattr(torch, entry["dtype"])).reshape(entry["value"]["shape"])
+    array = torch.frombuffer(held, dtype=getattr(torch, entry["dtype"])).reshape(entry["value"]["shape"])
+    return array.T if entry.get("turned") else array
 
 
 def _unfold(norm: Any, layer: Any, new: Tensor, bias: Tensor | None, along: int) -> None:

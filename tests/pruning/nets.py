@@ -55,6 +55,24 @@ class Maker:
         return inferred
 
 
+def gelu() -> ModelProto:
+    """Token layers with GELU as exporters write it: by Div and Erf, and by Pow and Tanh."""
+    m = Maker(["n", 5, 6])
+
+    def number(value: float) -> str:
+        return m.const(np.float32(value))
+
+    def halved(x: str, squashed: str) -> str:
+        return m.op("Mul", m.op("Mul", x, m.op("Add", squashed, number(1))), number(0.5))
+
+    first = m.op("Add", m.op("MatMul", "x", m.normal(6, 10)), m.normal(10))
+    first = halved(first, m.op("Erf", m.op("Div", first, number(np.sqrt(2)))))
+    second = m.op("MatMul", first, m.normal(10, 8))
+    cubed = m.op("Mul", m.op("Pow", second, number(3)), number(0.044715))
+    second = halved(second, m.op("Tanh", m.op("Mul", m.op("Add", second, cubed), number(np.sqrt(2 / np.pi)))))
+    return m.model(m.op("MatMul", second, m.normal(8, 4)))
+
+
 def residual() -> ModelProto:
     m = Maker(["n", 3, 8, 8])
     stem = m.op("Relu", m.norm(m.conv("x", 3, 8), 8))
@@ -125,7 +143,8 @@ def attention() -> ModelProto:
 
 
 NETS: dict[str, Callable[[], ModelProto]] = {
-    made.__name__: made for made in (residual, depthwise, concat, grouped, flatten, upsampling, excited, attention)
+    made.__name__: made
+    for made in (residual, depthwise, concat, grouped, flatten, upsampling, excited, attention, gelu)
 }
 
 

@@ -38,6 +38,7 @@ EXPECTED = {
     "upsampling": [(8, 1, 1), (6, 1, 1)],
     "excited": [(12, 2, 2), (5, 1, 1)],
     "attention": [(4, 3, 1), (20, 1, 1)],
+    "gelu": [(10, 1, 1), (8, 1, 1)],
 }
 """Units, producers and consumers of each class, by hand."""
 
@@ -46,6 +47,18 @@ EXPECTED = {
 def test_classes_by_hand(name: str) -> None:
     _, classes = understood(NETS[name]())
     assert sorted((c.units, len(c.producers), len(c.consumers)) for c in classes) == sorted(EXPECTED[name])
+
+
+@pytest.mark.parametrize(
+    ("op", "second"), [("Div", [0, *[2] * 9]), ("Pow", [-1.0]), ("Pow", [0.5]), ("Div", None), ("Pow", [2.0])]
+)
+def test_what_has_poles_is_held(op: str, second: list[float] | None) -> None:
+    """A square has none."""
+    m = Maker(["n", 5, 6])
+    hidden = m.op("MatMul", "x", m.normal(6, 10))
+    other = m.op("Sigmoid", hidden) if second is None else m.const(np.array(second, np.float32))
+    _, classes = understood(m.model(m.op("MatMul", m.op(op, hidden, other), m.normal(10, 4))))
+    assert [one.units for one in classes] == ([10] if second == [2.0] else [])
 
 
 @pytest.mark.parametrize("name", NETS)

@@ -61,7 +61,7 @@ class Broadcast(Rule):
     """Numpy-style broadcasting; with one input this is a plain activation.
 
     `partial` operators (Div, Log, ...) may turn garbage into NaN or infinity, which no later zero weight removes:
-    for these whatever is kept is live.
+    for these whatever is kept is live. A division by constants, and whole powers, are as harmless as a product.
     """
 
     family = "elementwise"
@@ -191,7 +191,7 @@ class Broadcast(Rule):
         live = state.live(out)
         if self.stand_by(node, context, live) is not None:
             return {}
-        if self.partial:
+        if self.partial and not _harmless(node, context):
             live = [a | state.kept((out, axis)) for axis, a in enumerate(live)]
         demands: dict[int, Demand | None] = {}
         if not all(mask.any() for mask in live):
@@ -212,6 +212,16 @@ class Broadcast(Rule):
     def needs(self, node: Node, index: int, demand: Demand, context: Context) -> Demand:
         """`demand` without the slices whose value cannot matter; all of it for most operators."""
         return demand
+
+
+def _harmless(node: Node, context: Context) -> bool:
+    """Whether an operator with poles has none for its constant second operand: GELU is made of such ones."""
+    second = context.array(node.inputs[1]) if node.op in ("Div", "Pow") else None
+    if second is None or not context.graph.is_float(node.outputs[0]):
+        return False
+    if not np.isfinite(second.astype(np.float64)).all():
+        return False
+    return bool((second != 0).all() if node.op == "Div" else ((second > 0) & (second == np.floor(second))).all())
 
 
 class Product(Broadcast):

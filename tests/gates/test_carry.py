@@ -93,3 +93,81 @@ def test_maps_that_do_not_belong(tmp_path):
     entry["source"], entry["axes"] = "stem.0.weight", {"0": [99]}
     with pytest.raises(InputError, match="keeps slice 99"):
         gates.apply(network, {"version": 2, "weights": [entry], "absorbed": []}, example)
+
+
+class Tokens(torch.nn.Module):
+    """Two blocks of token layers; the second may have the first one's weights, or equal ones."""
+
+    def __init__(self, second="own"):
+        super().__init__()
+        torch.manual_seed(0)
+        self.one, self.two = (self.block() for _ in range(2))
+        if second == "shared":
+            self.two = self.one
+        elif second == "equal":
+            self.two.load_state_dict(self.one.state_dict())
+        elif second in ("equal biases", "equal sums"):
+            for block in (self.one, self.two):
+                torch.nn.init.zeros_(block[0 if second == "equal biases" else 2].bias)
+        self.last = torch.nn.Linear(6, 3)
+
+    @staticmethod
+    def block():
+        return torch.nn.Sequential(torch.nn.Linear(6, 12), torch.nn.GELU(), torch.nn.Linear(12, 6))
+
+    def forward(self, x):
+        return self.last(x + self.one(x) + self.two(self.one(x)))
+
+
+def pruned(network, path, names=True):
+    """The map of a pruned file; without the names of transposed weights, as torch.onnx.export alone writes it."""
+    import onnx
+
+    gates.export(network, path, TOKENS)
+    if not names:
+        model = onnx.load(path)
+        renamed = {i.name: f"unnamed_{k}" for k, i in enumerate(model.graph.initializer) if i.name.endswith(".T")}
+        for item in model.graph.initializer:
+            item.name = renamed.get(item.name, item.name)
+        for node in model.graph.node:
+            node.input[:] = [renamed.get(name, name) for name in node.input]
+        onnx.save(model, path)
+    data = [{"input": np.random.default_rng(k).standard_normal((1, 5, 6)).astype(np.float32)} for k in range(16)]
+    return onnxshrink.prune(path, data=data, keep_parameters=0.8, align=1, points=0, repair_weights=names).shrunk
+
+
+TOKENS = torch.zeros(2, 5, 6)
+
+
+def test_what_only_one_of_two_equal_parameters_lost(tmp_path):
+    """Small equal constants are one in the file: a bias that goes goes with its weight, a repaired one is refused."""
+    network = Tokens("equal biases").eval()
+    gated = gates.augment(network, TOKENS).eval()
+    gated.gates["two/0"].mask[::2] = 0
+    small, _ = check(gated, tmp_path / "model.onnx", TOKENS)
+    assert small.two.get_submodule("0").out_features == 6
+    assert small.one.get_submodule("0").out_features == 12
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [("shared", r"is the weight of 3 layers, and the file has it pruned otherwise"), ("equal sums", "are equal")],
+)
+def test_parameters_that_the_map_cannot_tell_apart(second, message, tmp_path):
+    network = Tokens(second).eval()
+    mapping = pruned(network, tmp_path / "model.onnx").map
+    with pytest.raises(InputError, match=message):
+        gates.apply(network, mapping, TOKENS)
+
+
+def test_weights_without_a_name_are_told(tmp_path):
+    """They stay, as zeros, and the answers are the file's."""
+    network = Tokens().eval()
+    result = pruned(network, tmp_path / "model.onnx", names=False)
+    with pytest.warns(UserWarning, match="have weights that are no parameters of the network, such as unnamed_"):
+        small = gates.apply(network, result.map, TOKENS)
+    x = torch.randn(3, 5, 6)
+    session = onnxruntime.InferenceSession(result.model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (expected,) = session.run(None, {"input": x.numpy()})
+    with torch.no_grad():
+        assert np.abs(small(x).numpy() - expected).max() <= 1e-5 * np.abs(expected).max()

@@ -146,6 +146,70 @@ def test_a_bias_of_each_head_goes_with_it(fused, masked):
     assert difference(answers(gated, example), answers(small, example)) < 1e-5
 
 
+class Tied(nn.Module):
+    """A head with the weight of the embedding, and one block under two names."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.head = nn.Embedding(10, 8), nn.Linear(8, 10, bias=False)
+        self.head.weight = self.table.weight
+        self.one = nn.Sequential(nn.Linear(8, 12), nn.Tanh(), nn.Linear(12, 8))
+        self.two = self.one
+
+    def forward(self, tokens):
+        x = self.table(tokens)
+        x = x + self.one(x)
+        return self.head(x + self.two(x))
+
+
+def test_shared_parameters_are_one_unit_each_and_stay_shared():
+    torch.manual_seed(0)
+    network, example = Tied().eval(), torch.randint(10, (2, 5))
+    expected = network(example)
+    gated = gates.augment(network, example).eval()
+    assert {name: gate.units for name, gate in gated.gates.items()} == {"table": 8, "one/0": 12}
+    for gate in gated.gate_list:
+        gate.alpha.data.fill_(20)
+    torch.testing.assert_close(gated(example), expected)
+    assert all(isinstance(p, nn.Parameter) for p in (network.head.weight, network.one[0].weight))
+    assert network.head.weight is network.table.weight
+    close(gated, 0.5)
+    whole, x = sum(p.numel() for p in network.parameters()), torch.randint(10, (3, 5))
+    for small in (gates.removed(gated, example), gates.collapse(gated, example).gated.network):
+        left = sum(p.numel() for p in small.parameters())
+        assert gates.Size(gated, "parameters").kept() == pytest.approx(left / whole)
+        assert small.get_parameter("table.weight").shape == (10, gated.gates["table"].kept)
+    for other in (gates.folded(gated), gates.removed(gated, example), gates.collapse(gated, example).gated):
+        assert difference(gated(x).detach(), other(x).detach()) < 1e-5
+    gated(x).sum().backward()
+    assert network.table.weight.grad is not None
+
+
+class Reused(nn.Module):
+    """A convolution that is used twice, once with a normalization behind it."""
+
+    def __init__(self, normalized_first):
+        super().__init__()
+        self.stem, self.again, self.last = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 4, 1)
+        self.norm, self.normalized_first = nn.BatchNorm2d(8), normalized_first
+        nn.init.uniform_(self.norm.bias, 0.5, 1)
+
+    def forward(self, x):
+        x = torch.relu(self.again(torch.relu(self.stem(x))) if not self.normalized_first else self.stem(x))
+        x = torch.relu(self.norm(self.again(x)))
+        return self.last(self.again(x) if self.normalized_first else x)
+
+
+@pytest.mark.parametrize("normalized_first", [True, False])
+def test_a_layer_that_is_used_twice_needs_its_gate_for_both(normalized_first):
+    torch.manual_seed(0)
+    network, example = Reused(normalized_first).eval(), torch.zeros(2, 3, 8, 8)
+    gated = gates.augment(network, example).eval()
+    close(gated, 0.5)
+    for small in (gates.removed(gated, example), gates.collapse(gated, example).gated):
+        assert difference(answers(gated, example), answers(small.eval(), example)) < 1e-5
+
+
 def test_a_channel_shuffle_keeps_groups_equal():
     network, example = made("shufflenet")
     gated = gates.augment(network, example)

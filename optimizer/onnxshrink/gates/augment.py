@@ -34,6 +34,7 @@ class Gated(nn.Module):
         self.place = {unit: 1 + k for k, unit in enumerate(u for units in classes for u in units)}
         for number, (name, axis) in enumerate(coupling.gated.items()):
             self.register_buffer(f"index{number}", self.places(coupling.axes[name][axis]), persistent=False)
+        self.holders = _holders(network)
 
     def places(self, units: Tensor) -> Tensor:
         """Where in `factors` each unit's gate is, [n]; 0 for what has none."""
@@ -76,7 +77,21 @@ class Gated(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the network answers with its gates."""
-        return functional_call(self.network, self.parameters_with_gates(), args, kwargs)
+        found = self.parameters_with_gates()
+        values = {place: value for name, value in found.items() for place in self.holders[name]}
+        return functional_call(self.network, values, args, kwargs, tie_weights=False)
+
+
+def _holders(network: nn.Module) -> dict[str, list[str]]:
+    """For each parameter the names that it has in different modules; a module that has several names counts once.
+
+    To let `functional_call` tie them would leave its tensors in a module that has several names.
+    """
+    found: dict[int, list[str]] = {}
+    for path, module in network.named_modules():
+        for leaf, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            found.setdefault(id(parameter), []).append(f"{path}.{leaf}" if path else leaf)
+    return {names[0]: names for names in found.values()}
 
 
 def augment(

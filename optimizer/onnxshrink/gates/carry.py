@@ -49,7 +49,7 @@ def apply(network: nn.Module, mapping: Mapping[str, Any], example: Tensor | tupl
     inputs = example if isinstance(example, tuple) else (example,)
     plain = folded(network) if isinstance(network, Gated) else copy.deepcopy(network)
     shapes = {name: tuple(p.shape) for name, p in plain.named_parameters()}
-    mapping = {**mapping, "weights": [_of_parameter(entry, shapes) for entry in mapping["weights"]]}
+    mapping = {**mapping, "weights": [_of_parameter(entry, _names(plain)) for entry in mapping["weights"]]}
     mapping = _without_twins(mapping, plain)
     closed = closed_by(mapping, shapes)
     _tell_strangers(mapping, shapes)
@@ -62,13 +62,22 @@ def apply(network: nn.Module, mapping: Mapping[str, Any], example: Tensor | tupl
     return small
 
 
-def _of_parameter(entry: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, Any]:
+def _names(network: nn.Module) -> dict[str, str]:
+    """For each name of a parameter, of which shared ones have several, the one that it goes by."""
+    first = {id(parameter): name for name, parameter in network.named_parameters()}
+    return {name: first[id(parameter)] for name, parameter in network.named_parameters(remove_duplicate=False)}
+
+
+def _of_parameter(entry: Mapping[str, Any], names: Mapping[str, str]) -> Mapping[str, Any]:
     """An entry as its parameter has it: `gates.export` names a weight that the file holds transposed `NAME.T`."""
-    name = (entry["source"] or "").removesuffix(TRANSPOSED)
-    if entry["source"] in shapes or name not in shapes:
+    source = entry["source"] or ""
+    if source in names:
+        return {**entry, "source": names[source]}
+    name = source.removesuffix(TRANSPOSED)
+    if name not in names:
         return entry
     turned = {str(1 - int(axis)): indices for axis, indices in entry["axes"].items()}
-    return {**entry, "source": name, "axes": turned, "turned": True}
+    return {**entry, "source": names[name], "axes": turned, "turned": True}
 
 
 def _tell_strangers(mapping: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -95,12 +95,16 @@ class Trace:
         self.graph = program.graph
         self.live = _live(self.graph)
         signature = program.graph_signature
-        self.names = {
+        first: dict[int, str] = {}
+        shared = {name: first.setdefault(id(tensor), name) for name, tensor in program.state_dict.items()}
+        found = {
             **signature.inputs_to_parameters,
             **signature.inputs_to_buffers,
             **signature.inputs_to_lifted_tensor_constants,
         }
-        self.trainable = set(signature.inputs_to_parameters.values())
+        # a parameter that modules share has one name, the first, as `named_parameters` gives it
+        self.names = {placeholder: shared.get(name, name) for placeholder, name in found.items()}
+        self.trainable = {shared.get(name, name) for name in signature.inputs_to_parameters.values()}
         self.units = Units()
         self.labels: dict[Node, Any] = {}
         self.axes: dict[str, dict[int, Tensor]] = {}
@@ -109,6 +113,7 @@ class Trace:
         self.macs: list[Cost] = []
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.producers: dict[Node, list[str]] = {}
+        self.covered: set[Node] = set()
         self.normalized: dict[str, str] = {}
         self.loose: dict[str, tuple[int, Tensor]] = {}
 
@@ -128,6 +133,8 @@ class Trace:
             if self.units.joined(units):
                 self.parameter(name, axis, units)
         self._make_grids()
+        made = {name for names in self.producers.values() for name in names}
+        bare = {name for node, names in self.producers.items() if node not in self.covered for name in names}
         resolve = self.units.resolve
         return Coupling(
             {
@@ -135,7 +142,11 @@ class Trace:
                 for name, axes in self.axes.items()
                 if (kept := {a: u for a, u in ((a, resolve(u)) for a, u in sorted(axes.items())) if u.any()})
             },
-            {name: axis for name, axis in self.gated.items() if resolve(self.axes[name][axis]).any()},
+            {
+                name: axis
+                for name, axis in self.gated.items()
+                if (name in bare or name not in made) and resolve(self.axes[name][axis]).any()
+            },
             self.layers,
             [replace(cost, terms=tuple(resolve(term) for term in cost.terms)) for cost in self.macs],
             self.shapes,
@@ -170,8 +181,9 @@ class Trace:
         if not wide:
             return Labels(torch.zeros((1,) * value.dim(), dtype=torch.long))
         axis = wide[-1]
-        units = self.units.new(value.shape[axis])
-        self.loose[name] = axis, units
+        if name not in self.loose:
+            self.loose[name] = axis, self.units.new(value.shape[axis])
+        _, units = self.loose[name]
         return replace(along(units, axis, value.dim(), zero=False), parameter=(name, axis))
 
     # what handlers use

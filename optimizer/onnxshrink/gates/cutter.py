@@ -50,7 +50,7 @@ class Cutter:
         self.new: dict[Node, Any] = {}
         self.constant: dict[Node, Tensor] = {}
         self.dead: set[Node] = set()
-        self.layers: dict[str, str] = {}
+        self.layers: dict[tuple[tuple[str, str], ...], str] = {}
 
     def run(self) -> fx.GraphModule:
         """Copy the graph."""
@@ -136,14 +136,15 @@ class Cutter:
         owner, _, _ = next(iter(names.values())).rpartition(".")
         target = owner if owner and type(self._module(owner.split("."))) is nn.Module else f"{node.name}_layer"
         *path, leaf = target.split(".")
-        if names["weight"] in self.layers:
-            target = self.layers[names["weight"]]
+        key = tuple(names.items())
+        if key in self.layers:
+            target = self.layers[key]
         else:
             layer = make()
             for field, name in names.items():
                 getattr(layer, field).data = self.sliced(name)
             setattr(self._module(path), leaf, layer)
-            self.layers[names["weight"]] = target
+            self.layers[key] = target
         self.new[node] = self.graph.call_module(target, (self._value(node.args[0]),))
 
     def _copy(self, node: Any) -> None:

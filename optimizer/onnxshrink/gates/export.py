@@ -64,7 +64,7 @@ def export(
         ) from error
     assert program is not None  # dynamo=True
     graph = program.model.graph
-    _name_transposed(graph, dict(network.named_parameters()))
+    _name_transposed(graph, dict(network.named_parameters(remove_duplicate=False)))
     for word, values in (("input", graph.inputs), ("output", graph.outputs)):
         for number, value in enumerate(values):
             value.name = word if len(values) == 1 else f"{word}{number}"

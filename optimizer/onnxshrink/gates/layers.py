@@ -98,8 +98,12 @@ def _embedding(trace: Trace, node: Any) -> Any:
 
 
 def _produces(trace: Trace, node: Any, weight: str, axis: int, bias: Any, out: Tensor) -> None:
-    """A layer makes units: its weight and bias are what a gate multiplies."""
-    trace.gated[weight] = axis
+    """A layer makes units: its weight and bias are what a gate multiplies, along one axis.
+
+    A weight that makes units along the other axis too, as the head that shares the embedding's, keeps those.
+    """
+    if trace.gated.setdefault(weight, axis) != axis:
+        trace.units.keep(out)
     trace.layers.append((weight, axis))
     trace.producers[node] = [weight]
     name = trace.named(bias)
@@ -123,8 +127,7 @@ def _batch_norm(trace: Trace, node: Any) -> Any:
             if place < 2:
                 trace.gated[name] = 0
     if x in trace.producers and sum(reader in trace.live for reader in x.users) == 1:
-        for name in trace.producers[x]:
-            trace.gated.pop(name, None)
+        trace.covered.add(x)
         mean = trace.named(statistics[2])
         if mean is not None:
             trace.normalized[trace.producers[x][0]] = mean

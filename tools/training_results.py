@@ -104,28 +104,43 @@ def left(missing: Mapping[Row, Sequence[int]], rows: Sequence[Row]) -> list[list
 
 
 def curves(shown: Mapping[Row, Found], picture: Path) -> None:
-    """Draw the score by epoch of every row that was run: one panel for each recipe, a thin line for each seed."""
+    """Draw the score by epoch of every row that was run, a line for the mean and a band for the seeds: for each recipe
+    the whole training, and the last fifth of it.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     recipes = list(dict.fromkeys(row.recipe for row in shown))
-    figure = Figure(figsize=(9, 3.4 * len(recipes)), layout="constrained")
+    figure = Figure(figsize=(12, 3.6 * len(recipes)), layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, recipe in zip(figure.subplots(len(recipes), 1, squeeze=False)[:, 0], recipes, strict=True):
+    panels = figure.subplots(len(recipes), 2, squeeze=False, width_ratios=[3, 2])
+    for (whole, end), recipe in zip(panels, recipes, strict=True):
+        last = 0
         for number, row in enumerate(row for row in shown if row.recipe == recipe):
-            label: str | None = row.label + ("" if row.search == "none" else f", {100 * row.target:g} %")
+            label = row.label + ("" if row.search == "none" else f", {100 * row.target:g} %")
+            scores: dict[int, list[float]] = {}
             for one in shown[row].values():
-                points = [epoch for epoch, _ in one["epochs"]], [100 * score for _, score in one["epochs"]]
-                axes.plot(*points, color=f"C{number}", linewidth=1.2, label=label)
-                label = None
-        axes.set_title(recipe, loc="left")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_ylabel(f"{dense_row(recipe).entry(0).data_set.task.metric}, %")
-        axes.grid(color="#e3e3e3", linewidth=0.6)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=8, loc="lower right")
-    figure.axes[-1].set_xlabel("epoch")
+                for epoch, score in one["epochs"]:
+                    scores.setdefault(epoch, []).append(100 * score)
+            last = max(last, *scores)
+            for axes in (whole, end):
+                shown_from = 0 if axes is whole else 0.8 * last
+                part = {epoch: found for epoch, found in scores.items() if epoch >= shown_from}
+                mean = [sum(found) / len(found) for found in part.values()]
+                axes.plot([*part], mean, color=f"C{number}", linewidth=1.3, label=label)
+                low, high = [min(found) for found in part.values()], [max(found) for found in part.values()]
+                axes.fill_between([*part], low, high, color=f"C{number}", alpha=0.2, linewidth=0)
+        whole.set_title(recipe, loc="left")
+        whole.set_ylabel(f"{dense_row(recipe).entry(0).data_set.task.metric}, %")
+        end.set_title("the last fifth", loc="left", fontsize=10)
+        end.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+        for axes in (whole, end):
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.grid(color="#e3e3e3", linewidth=0.6)
+            axes.spines[["top", "right"]].set_visible(False)
+    for axes in panels[-1]:
+        axes.set_xlabel("epoch")
     figure.savefig(picture, dpi=100)
 
 

@@ -338,6 +338,16 @@ def gather_dynamic() -> Net:
     return chain(middle, zero=(1, 3), still_known=False, width=1)
 
 
+@TRAPS.add(3 * (3 + 4), "columns that are alike in all rows of an embedding, zero or not, are known whatever it picks")
+def gather_embedding() -> Net:
+    net = Net()
+    tokens = net.op("ArgMax", net.input("x", SHAPE), axis=1, keepdims=0)
+    table = net.normal(3, 8)
+    table[:, (1, 3)], table[:, 4], table[:2, 6] = 0, 0.5, 0
+    t = net.known(net.op("Gather", net.const(table), tokens), (1, 3, 4), axis=3)
+    return net.output(net.conv(net.op("Transpose", t, perm=[0, 3, 1, 2]), 8, 4, 1, name="y"))
+
+
 @TRAPS.add(None, "ScatterND writes into channels that were zero")
 def scatter_nd() -> Net:
     def middle(net: Net, t: str) -> str:

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ..graph.view import Node, Shape
-from .fact import Fact, collapse
+from ..graph.view import Node, Shape, is_float
+from .fact import CAP, Fact, collapse
 from .movement import Transpose, along, axis_of, parallel
 from .rule import REORDERING, SELECTION, Context, Cut, Demand, Rewrite, Rule, State, everything, register
 from .tie import Picks, Same, Tie
@@ -258,7 +258,20 @@ class Gather(Select):
         facts, axis = super().facts(node, context), axis_of(node, context)
         if facts[0] is not None and self._scalar(node, context) and axis is not None:
             return [facts[0].map(lambda a: a.reshape(a.shape[:axis] + a.shape[axis + 1 :]))]
-        return facts
+        return facts if facts[0] is not None else [self._of_any(node, context)]
+
+    def _of_any(self, node: Node, context: Context) -> Fact | None:
+        """What all slices along the axis have in common: computed indices pick any of them."""
+        fact, axis, added = context.fact(node.inputs[0]), axis_of(node, context), context.rank(node.inputs[1])
+        if fact is None or axis is None or added is None or fact.value.size > CAP:
+            return None
+        alike = (fact.value == fact.value.take([0], axis)).all(axis, keepdims=True)
+        low = high = None
+        if is_float(fact.value.dtype):
+            low, high = fact.bounds()
+            low, high = low.min(axis, keepdims=True), high.max(axis, keepdims=True)
+        common = Fact(fact.value.take([0], axis), fact.known.all(axis, keepdims=True) & alike, low, high)
+        return collapse(common.map(lambda a: a.reshape(a.shape[:axis] + (1,) * added + a.shape[axis + 1 :])))
 
     def _pairs(self, node: Node, context: Context) -> list[tuple[int, int]]:
         """(input axis, output axis) of axes that pass through."""

@@ -57,9 +57,17 @@ CHOSEN: tuple[Mutant, ...] = (
     Mutant("ops/broadcast.py", "(out, axis + rank - own)))", "(out, axis)))", "aligned from the left"),
     Mutant(
         "ops/broadcast.py",
-        "if self.partial:\n            live = ",
+        "if self.partial and not _harmless(node, context):\n            live = ",
         "if False:\n            live = ",
         "garbage becomes NaN",
+    ),
+    Mutant("ops/broadcast.py", "(second != 0).all() if", "True if", "a division by zero is harmless"),
+    Mutant("ops/broadcast.py", "& (second == np.floor(second))", "", "a root is harmless"),
+    Mutant(
+        "ops/selection.py",
+        "fact.known.all(axis, keepdims=True) & alike",
+        "fact.known.all(axis, keepdims=True)",
+        "the first row stands for all",
     ),
     Mutant(
         "ops/broadcast.py", "known = known & fact.known\n", "known = known | fact.known\n", "known if one operand is"

@@ -7,11 +7,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxshrink
+from onnxshrink.channels.analysis import Options, analyse
 from onnxshrink.channels.facts import understand
 from onnxshrink.graph.model import read
 from onnxshrink.graph.view import build
 from onnxshrink.ops import interval
 from onnxshrink.ops.fact import Fact, collapse, slices
+from onnxshrink.pruning.coupling import find_classes
 from tests.zoo.net import Net
 from tests.zoo.trap import chain
 
@@ -67,6 +69,19 @@ def test_a_quotient_that_is_not_finite_is_not_known() -> None:
     found = known(net, net.op("Div", t, net.const(divisor)))
     assert found is not None
     assert np.flatnonzero(found).tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("op", "second"), [("Div", [0.0, 2, 2, 2]), ("Pow", [-1.0]), ("Pow", [0.5]), ("Div", None), ("Pow", [2.0])]
+)
+def test_what_has_poles_reads_all_that_is_kept(op: str, second: list[float] | None) -> None:
+    """So pruning holds its channels; a square has none."""
+    net = Net()
+    hidden = net.op("MatMul", net.input("x", (2, 5, 3)), net.const(net.normal(3, 4)))
+    other = net.op("Sigmoid", hidden) if second is None else net.const(np.array(second, np.float32))
+    net.output(net.op("MatMul", net.op(op, hidden, other), net.const(net.normal(4, 6))))
+    solution = analyse(build(read(net.model())), Options(0.0, 1)).solution
+    assert [found.units for found in find_classes(solution)] == ([4] if second == [2.0] else [])
 
 
 def test_what_training_dropout_leaves_is_not_known() -> None:

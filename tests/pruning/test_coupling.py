@@ -49,18 +49,6 @@ def test_classes_by_hand(name: str) -> None:
     assert sorted((c.units, len(c.producers), len(c.consumers)) for c in classes) == sorted(EXPECTED[name])
 
 
-@pytest.mark.parametrize(
-    ("op", "second"), [("Div", [0, *[2] * 9]), ("Pow", [-1.0]), ("Pow", [0.5]), ("Div", None), ("Pow", [2.0])]
-)
-def test_what_has_poles_is_held(op: str, second: list[float] | None) -> None:
-    """A square has none."""
-    m = Maker(["n", 5, 6])
-    hidden = m.op("MatMul", "x", m.normal(6, 10))
-    other = m.op("Sigmoid", hidden) if second is None else m.const(np.array(second, np.float32))
-    _, classes = understood(m.model(m.op("MatMul", m.op(op, hidden, other), m.normal(10, 4))))
-    assert [one.units for one in classes] == ([10] if second == [2.0] else [])
-
-
 @pytest.mark.parametrize("name", NETS)
 def test_every_unit_goes_alone_and_whole(name: str) -> None:
     """Zeroing one unit cuts its slices and no other's, and the size function says what that saves."""

@@ -24,6 +24,7 @@ class Gated(nn.Module):
         network: the network as it was given.
         gates: one gate for each class of coupled units, by the name of the first layer that makes them.
         coupling: what couples the units.
+        holders: for each parameter the names that it has in different modules: shared ones have several.
     """
 
     def __init__(self, network: nn.Module, coupling: Coupling, gates: Mapping[str, Gate], classes: list[list[int]]):

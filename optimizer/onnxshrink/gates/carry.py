@@ -49,7 +49,8 @@ def apply(network: nn.Module, mapping: Mapping[str, Any], example: Tensor | tupl
     inputs = example if isinstance(example, tuple) else (example,)
     plain = folded(network) if isinstance(network, Gated) else copy.deepcopy(network)
     shapes = {name: tuple(p.shape) for name, p in plain.named_parameters()}
-    mapping = {**mapping, "weights": [_of_parameter(entry, _names(plain)) for entry in mapping["weights"]]}
+    names = _names(plain)
+    mapping = {**mapping, "weights": [_of_parameter(entry, names) for entry in mapping["weights"]]}
     mapping = _without_twins(mapping, plain)
     closed = closed_by(mapping, shapes)
     _tell_strangers(mapping, shapes)
@@ -82,7 +83,7 @@ def _of_parameter(entry: Mapping[str, Any], names: Mapping[str, str]) -> Mapping
 
 def _tell_strangers(mapping: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Warn of layers that the file has smaller, and whose weights are no parameters."""
-    layers = [entry for entry in mapping["weights"] if entry["op"] in LAYERS and entry["input"] == 1 and entry["axes"]]
+    layers = [entry for entry in mapping["weights"] if _multiplies(entry) and entry["axes"]]
     strangers = [str(entry["source"]) for entry in layers if entry["source"] not in shapes]
     if strangers:
         warnings.warn(
@@ -92,9 +93,14 @@ def _tell_strangers(mapping: Mapping[str, Any], shapes: Mapping[str, tuple[int, 
         )
 
 
+def _multiplies(entry: Mapping[str, Any]) -> bool:
+    """Whether an entry is of the weight of a convolution or a product."""
+    return entry["op"] in LAYERS and entry["input"] == 1
+
+
 def _is_layer(entry: Mapping[str, Any]) -> bool:
-    """Whether an entry is of the weight of a layer."""
-    return (entry["op"] in LAYERS and entry["input"] == 1) or (entry["op"] == "Gather" and entry["input"] == 0)
+    """Whether an entry is of the weight of a layer, embeddings included."""
+    return _multiplies(entry) or (entry["op"] == "Gather" and entry["input"] == 0)
 
 
 def _without_twins(mapping: Mapping[str, Any], network: nn.Module) -> Mapping[str, Any]:
@@ -107,21 +113,21 @@ def _without_twins(mapping: Mapping[str, Any], network: nn.Module) -> Mapping[st
     """
     parameters = dict(network.named_parameters())
     named = {entry["source"] for entry in mapping["weights"]}
-    alone: dict[str, str | None] = {}
+    twin_of: dict[str, str | None] = {}
     for name in named & parameters.keys():
         own = parameters[name]
         twins = (
             n for n, p in parameters.items() if n not in named and p.shape == own.shape and bool(torch.equal(p, own))
         )
-        alone[name] = next(twins, None)
+        twin_of[name] = next(twins, None)
     for entry in mapping["weights"]:
-        twin = alone.get(entry["source"])
+        twin = twin_of.get(entry["source"])
         if twin is not None and (_is_layer(entry) or _repaired(entry, mapping)):
             raise InputError(
                 f"`{entry['source']}` and `{twin}` are equal: the map does not say which of them {entry['node']} reads",
                 cure="train the network first, or make them differ",
             )
-    return {**mapping, "weights": [entry for entry in mapping["weights"] if alone.get(entry["source"]) is None]}
+    return {**mapping, "weights": [entry for entry in mapping["weights"] if twin_of.get(entry["source"]) is None]}
 
 
 def _keep_shared(closed: dict[str, dict[int, Tensor]], mapping: Mapping[str, Any], coupling: Coupling) -> None:
@@ -254,8 +260,8 @@ def _restore(
     """Give the layers of a cut network the weights and biases that the map writes down for them, in place."""
     names = {name for name, _ in network.named_parameters()}
     entries = {(entry["node"], entry["input"]): entry for entry in mapping["weights"]}
-    for (node, index), weight in entries.items():
-        layer_weight = index == 1 and weight["op"] in LAYERS
+    for (node, _), weight in entries.items():
+        layer_weight = _multiplies(weight)
         if not (_repaired(weight, mapping) or (layer_weight and "value" in weight)):
             continue
         name = weight["source"]

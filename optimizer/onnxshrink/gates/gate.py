@@ -74,16 +74,23 @@ class Gate(nn.Module):
         """How far each unit counts in a cost, [n] in [0, 1]."""
         return self.weights()
 
+    def extra_repr(self) -> str:
+        return f"{self.units}, kept={self.kept}"
+
+
+class SharpGate(Gate):
+    """A gate that can be exactly 0. Anchored, its largest is 1, and nothing is divided."""
+
+    def weights(self) -> Tensor:
+        return self.relaxed() * self.mask
+
     def largest(self) -> Tensor:
         """Which of the gates that are not pruned has the largest alpha, bool [n]; of equal ones, the first."""
         left = torch.where(self.mask > 0, self.alpha.detach(), -torch.inf)
         return torch.arange(self.units, device=left.device) == left.argmax()
 
-    def extra_repr(self) -> str:
-        return f"{self.units}, kept={self.kept}"
 
-
-class StepGate(Gate):
+class StepGate(SharpGate):
     """1 where alpha > 0 and else 0, with the gradient of the sigmoid (a straight-through estimator).
 
     Source: Bengio et al., "Estimating or Propagating Gradients Through Stochastic Neurons" (arXiv 1308.3432),
@@ -97,15 +104,12 @@ class StepGate(Gate):
             opens = opens | self.largest()
         return opens.to(soft.dtype) + (soft - soft.detach())
 
-    def weights(self) -> Tensor:
-        return self.relaxed() * self.mask
-
     def open(self) -> Tensor:
         """The sigmoid: the step would tell a cost nothing until alpha crosses 0, where many gates cross it at once."""
         return torch.sigmoid(self.slope * self.alpha) * self.mask
 
 
-class HardConcrete(Gate):
+class HardConcrete(SharpGate):
     """A stretched and clipped concrete variable: drawn anew in each training pass, its median in evaluation.
 
     Source: Louizos et al., "Learning Sparse Neural Networks through L0 Regularization" (arXiv 1712.01312), section
@@ -126,9 +130,6 @@ class HardConcrete(Gate):
         concrete = torch.sigmoid((noise + self.alpha) / scale)
         w = (concrete * (self.HIGH - self.LOW) + self.LOW).clamp(0, 1)
         return torch.where(self.largest(), 1.0, w) if self.anchored else w
-
-    def weights(self) -> Tensor:
-        return self.relaxed() * self.mask
 
     def open(self) -> Tensor:
         """The probability that the gate is not zero (their equation 12)."""

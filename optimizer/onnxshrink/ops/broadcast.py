@@ -12,7 +12,7 @@ from ..graph.shapes import same
 from ..graph.view import Node, Shape, is_float
 from . import interval
 from .evaluate import evaluate
-from .fact import CAP, Fact, cancelled, collapse, denormal, unknown
+from .fact import Fact, cancelled, collapse, denormal, fits, unknown
 from .rule import Context, Cut, Demand, Rewrite, Rule, State, register
 from .tie import Same, Tie
 
@@ -106,7 +106,7 @@ class Broadcast(Rule):
         facts = [f for f in inputs if f is not None]
         rank = facts[0].rank
         size = np.prod(np.broadcast_shapes(*[f.value.shape for f in facts]), dtype=np.int64)
-        if size > CAP:
+        if not fits(size, *facts):
             return None
         known = facts[0].known
         for fact in facts[1:]:
@@ -120,7 +120,7 @@ class Broadcast(Rule):
             known, value = np.zeros((1,) * rank, bool), np.zeros((1,) * rank, dtype or facts[0].value.dtype)
         known, value = self.annihilate(node, facts, known, value)
         low = high = None
-        if self.limits is not None and dtype is not None and is_float(dtype):
+        if self.limits is not None and dtype is not None and is_float(dtype) and not known.all():
             with np.errstate(all="ignore"):
                 low, high = self.limits(node, [f.bounds() for f in facts])
             low, high = np.where(np.isnan(low), -np.inf, low), np.where(np.isnan(high), np.inf, high)

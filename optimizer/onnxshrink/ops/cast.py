@@ -57,10 +57,10 @@ def _agreed(source: np.ndarray, result: np.ndarray) -> np.ndarray:
     """Where all implementations of Cast agree: floats out of an integer's range, and fractions cast to integers of
     four bits or floats of eight, are left to each of them, and so is what rounding before the Cast decides.
     """
+    if result.dtype.name in WIDE or (source.dtype.kind in "iub" and result.dtype.kind in "iub"):
+        return np.ones((1,) * result.ndim, bool)
     with np.errstate(all="ignore"):
         before, after = source.astype(np.float64), result.astype(np.float64)
-        if result.dtype.name in WIDE or (source.dtype.kind in "iub" and result.dtype.kind in "iub"):
-            return np.ones_like(after, bool)
         if result.dtype.kind == "b":
             return ~decided_by_rounding(np.abs(before), source)
         if result.dtype.kind in "iu":

@@ -14,7 +14,10 @@ import numpy as np
 from ..graph.view import Shape, is_float
 
 CAP = 1 << 24
-"""Largest number of elements that a fact may hold."""
+"""Largest number of elements that a fact may hold, but for constants and what is made of them without growing."""
+
+WEIGHTS = 1 << 27
+"""Largest number of elements of a weight that is looked at element by element."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +82,13 @@ class Fact:
         def stretch(array: np.ndarray) -> np.ndarray:
             return np.broadcast_to(array, np.broadcast_shapes(array.shape, tuple(target)))
 
-        if np.prod(np.broadcast_shapes(self.value.shape, tuple(target)), dtype=np.int64) > CAP:
-            return None
-        return self.map(stretch)
+        grown = np.prod(np.broadcast_shapes(self.value.shape, tuple(target)), dtype=np.int64)
+        return self.map(stretch) if fits(grown, self) else None
+
+
+def fits(size: int | np.integer, *sources: Fact) -> bool:
+    """Whether a fact of so many elements may be made of these."""
+    return int(size) <= max(CAP, *(fact.value.size for fact in sources))
 
 
 def constant(array: np.ndarray) -> Fact:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..graph.shapes import same
 from ..graph.view import Dim, Node, Shape, count
-from .fact import CAP, Fact, collapse
+from .fact import CAP, Fact, collapse, fits
 from .rule import Context, Cut, Demand, Rewrite, Rule, State, register, unknown_elements
 from .tie import Grid, Same, Tie
 
@@ -160,7 +160,7 @@ class Reshape(Rule):
             else:
                 return [None]
         full = fact.expand(source, stretch) if stretch else fact
-        if full is None or np.prod(shape, dtype=np.int64) > CAP:
+        if full is None or not fits(np.prod(shape, dtype=np.int64), fact):
             return [None]
         kept = [1 if axis not in stretch else source[axis] for axis in range(len(source))]
         return [collapse(full.map(lambda x: np.broadcast_to(x, kept).reshape(shape)))]  # type: ignore[arg-type]

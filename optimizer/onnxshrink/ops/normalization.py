@@ -10,7 +10,7 @@ from onnx import helper
 
 from ..graph.view import Node, Shape
 from .broadcast import broadcast_dims
-from .fact import CAP, Fact, collapse, unknown
+from .fact import Fact, collapse, fits, unknown
 from .interval import rounding
 from .movement import axis_of, parallel
 from .rule import Context, Cut, Demand, Rewrite, Rule, State, everything, free_slices, register
@@ -51,7 +51,7 @@ class BatchNormalization(Rule):
         assert exact is not None
         dtype = context.graph.dtypes.get(node.outputs[0], exact.dtype)
         source = context.fact(node.inputs[0]) or unknown(rank, dtype)
-        if np.prod(np.broadcast_shapes(source.value.shape, column), dtype=np.int64) > CAP:
+        if not fits(np.prod(np.broadcast_shapes(source.value.shape, column), dtype=np.int64), source):
             source = unknown(rank, dtype)
         with np.errstate(all="ignore"):
             result = np.where(factor == 0, exact.reshape(column), factor * source.value.astype(np.float64) + offset)

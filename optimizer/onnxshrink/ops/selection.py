@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..graph.view import Node, Shape, is_float
-from .fact import CAP, Fact, collapse
+from .fact import Fact, collapse
 from .movement import Transpose, along, axis_of, parallel
 from .rule import REORDERING, SELECTION, Context, Cut, Demand, Rewrite, Rule, State, everything, register
 from .tie import Picks, Same, Tie
@@ -263,13 +263,14 @@ class Gather(Select):
     def _of_any(self, node: Node, context: Context) -> Fact | None:
         """What all slices along the axis have in common: computed indices pick any of them."""
         fact, axis, added = context.fact(node.inputs[0]), axis_of(node, context), context.rank(node.inputs[1])
-        if fact is None or axis is None or added is None or fact.value.size > CAP:
+        if fact is None or axis is None or added is None:
             return None
         alike = (fact.value == fact.value.take([0], axis)).all(axis, keepdims=True)
         low = high = None
         if is_float(fact.value.dtype):
-            low, high = fact.bounds()
-            low, high = low.min(axis, keepdims=True), high.max(axis, keepdims=True)
+            low, high = (fact.value, fact.value) if fact.all_known else fact.bounds()
+            low = low.min(axis, keepdims=True).astype(np.float64)
+            high = high.max(axis, keepdims=True).astype(np.float64)
         common = Fact(fact.value.take([0], axis), fact.known.all(axis, keepdims=True) & alike, low, high)
         return collapse(common.map(lambda a: a.reshape(a.shape[:axis] + (1,) * added + a.shape[axis + 1 :])))
 

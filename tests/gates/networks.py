@@ -154,6 +154,79 @@ def grouped() -> Made:
     return nn.Sequential(*layers, *head(16)), image()
 
 
+class Writes(nn.Module):
+    """Writes into parts of what it reads again, and a layer whose bias is written so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = conv(3, 12), nn.Conv2d(12, 16, 3, padding=1)
+        self.drop, self.bias = nn.Dropout(0.1), nn.Parameter(torch.randn(16))
+        self.middle, self.last = nn.Linear(16, 16, bias=False), nn.Linear(16, 24)
+        self.head = nn.Linear(24, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        y[:, 2:5] = y[:, 2:5] * 2
+        y[..., 0].zero_()
+        y[:, :, 0] = y[:, :, 1]
+        z = self.second(y)
+        torch.nn.functional.relu_(z)
+        bias = self.bias.clone()
+        bias[4:8].zero_()
+        z = functional.linear(self.drop(z).mean((2, 3)), self.middle.weight, bias)
+        return self.head(torch.relu_(self.last(z)))
+
+
+@network
+def writes() -> Made:
+    return Writes(), image()
+
+
+class Tokens(nn.Module):
+    """Shapes of other tensors, and a part that runs without autocast."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch, self.one, self.two = nn.Conv2d(3, 12, 4, 4), nn.Linear(12, 24), nn.Linear(24, 12)
+        self.norm, self.scale = nn.BatchNorm1d(24), nn.Linear(12, 12)
+        self.head = nn.Linear(12, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch(x).flatten(2).transpose(1, 2)
+        y = self.one(x)
+        y = torch.relu(self.norm(y.flatten(0, 1)).reshape_as(y))
+        y = self.two(y)
+        x = x + y * self.scale(x.mean(1, keepdim=True)).relu().expand_as(y)
+        with torch.autocast("cpu", enabled=False):
+            weights = torch.softmax(x.float(), 1)
+        return self.head((x * weights).sum(1))
+
+
+@network
+def tokens() -> Made:
+    return Tokens(), image()
+
+
+class Parts(nn.Module):
+    """Parts of one parameter, as scale and shift of what passes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = conv(3, 8), conv(8, 8)
+        self.table, self.order = nn.Parameter(torch.randn(1, 24, 1, 1)), nn.Parameter(torch.randn(1, 8, 1, 1))
+        self.head = nn.Sequential(*head(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale, shift, _ = self.table.chunk(3, 1)
+        y = self.second(self.first(x) * scale + shift)
+        return self.head(torch.relu(y + self.order.flip(1) + self.table[:, 1::3]))
+
+
+@network
+def parts() -> Made:
+    return Parts(), image()
+
+
 class UNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -210,12 +210,10 @@ def test_a_layer_that_is_used_twice_needs_its_gate_for_both(normalized_first):
         assert difference(answers(gated, example), answers(small.eval(), example)) < 1e-5
 
 
-def test_a_channel_shuffle_keeps_groups_equal():
+def test_a_channel_shuffle_ties_nothing():
     network, example = made("shufflenet")
     gated = gates.augment(network, example)
-    axes = gated.coupling.axes
-    assert torch.equal(axes["0.0.weight"][0][:8], axes["1.branch.2.0.weight"][0])
-    assert not torch.isin(axes["0.0.weight"][0][8:], axes["0.0.weight"][0][:8]).any()
+    assert [gate.units for gate in gated.gate_list] == [16, 8, 8, 8, 8, 24]
 
 
 class Between(nn.Module):
@@ -231,18 +229,36 @@ class Between(nn.Module):
         return self.three(torch.relu(self.two(self.between(self.one(x)))))
 
 
+def shuffled(x, groups):
+    return x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
+
+
+def halves(x):
+    """Every second channel, and the others, as ShuffleNet's own code has it: the batch is moved, too."""
+    n, c, h, w = x.shape
+    return x.reshape(n * c // 2, 2, h * w).permute(1, 0, 2).reshape(2, n, c // 2, h, w)
+
+
 BETWEEN = {
     "a constant of the forward pass": (lambda x: x * torch.tensor([1.0, 2, 3] * 4).view(1, -1, 1, 1), 12),
     "a map over all of them": (lambda x: x * torch.sigmoid(x[:, 3:4]), 11),
     "added to all of them": (lambda x: x + x[:, 3:4], 0),
-    "a constant index": (lambda x: x[:, [2, 0, 7, 5]], 0),
+    "a constant index": (lambda x: x[:, [2, 0, 7, 5]], 12),
     "some, one by one": (lambda x: torch.cat([x, x.unbind(1)[-2].unsqueeze(1)], 1), 12),
     "one, counted from the end": (lambda x: x[:, -2].unsqueeze(1) * x, 11),
-    "every second": (lambda x: x[:, ::2], 0),
-    "rolled": (lambda x: x.roll(2, 1), 0),
+    "every second": (lambda x: x[:, ::2], 12),
+    "rolled": (lambda x: x.roll(2, 1), 12),
     "rolled in space": (lambda x: x.roll((1, 2), (2, 3)), 12),
     "backwards": (lambda x: x.flip(1), 12),
-    "shuffled": (lambda x: functional.channel_shuffle(x, 3), 4),
+    "shuffled": (lambda x: functional.channel_shuffle(x, 3), 12),
+    "shuffled twice": (lambda x: shuffled(shuffled(x, 3), 2), 12),
+    "shuffled, and read inside": (
+        lambda x: (y := x.unflatten(1, (3, 4)).transpose(1, 2)).flatten(1, 2) + torch.relu(y).flatten(1, 2),
+        4,
+    ),
+    "shuffled, and read between": (lambda x: shuffled(y := shuffled(x, 3), 2) + y, 3),  # its cycles
+    "shuffled and halved": (lambda x: (y := halves(x))[0] * 2 - y[1], 6),
+    "half of it shuffled": (lambda x: torch.cat([halves(x)[1], x], 1), 12),
     "pixels": (lambda x: functional.pixel_shuffle(x, 2), 3),
     "pixels by hand": (
         lambda x: x.unflatten(1, (3, 2, 2)).permute(0, 1, 4, 2, 5, 3).reshape(len(x), 3, 2 * x.shape[2], -1),
@@ -313,6 +329,15 @@ def test_units_that_no_layer_makes_are_not_gated_silently():
         gates.augment(Learned(), torch.zeros(2, 3, 8, 8))
 
 
+class Sorting(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(3, 8), nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.two(self.one(x).sort(1)[0])
+
+
 def test_bad_use_gets_a_clear_answer(capsys):
     class Branching(nn.Module):
         def forward(self, x):
@@ -321,6 +346,8 @@ def test_bad_use_gets_a_clear_answer(capsys):
     with pytest.raises(InputError, match=r"cannot be traced by torch\.export"):
         gates.augment(Branching(), torch.zeros(2, 3))
     assert "def forward" not in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"no unit of Sorting can go: .* nothing is known: aten\.sort\.default$"):
+        gates.augment(Sorting(), torch.zeros(2, 3))
     with pytest.raises(InputError, match="no unit of Linear can go"):
         gates.augment(nn.Linear(4, 4), torch.zeros(2, 4))
     network, example = made("vgg")

@@ -121,9 +121,10 @@ def augment(
     coupling = couple(network, example if isinstance(example, tuple) else (example,))
     classes = classes_of(coupling)
     if not classes:
+        unknown = coupling.told_unknown()
         raise InputError(
             f"no unit of {type(network).__name__} can go: every layer's outputs are the network's own, or are read by "
-            "an operator that is not known"
+            f"an operator that needs them all{unknown and ', or of which nothing is known: ' + unknown}"
         )
     made = {0, *(unit for units in classes.values() for unit in units)}
     for name, axis in coupling.gated.items():
@@ -132,9 +133,9 @@ def augment(
                 f"`{name}` would get gates, but no layer makes {len(lost)} of its units: they begin with a parameter",
                 cure="make them with a layer, or give the part of the network that follows",
             )
-    unknown = set(anchored) - set(classes)
-    if unknown:
-        raise InputError(f"there is no gate {sorted(unknown)[0]!r}", cure=f"the gates are: {', '.join(classes)}")
+    strangers = set(anchored) - set(classes)
+    if strangers:
+        raise InputError(f"there is no gate {sorted(strangers)[0]!r}", cure=f"the gates are: {', '.join(classes)}")
     gates = {
         name.replace(".", "/"): FORMS[form](len(units), anchored=name in anchored, **options)
         for name, units in classes.items()

@@ -10,6 +10,7 @@ An operator that is not known keeps all units of what it reads, so that no netwo
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, Node
 
+from .selection import Selection, find_selections
 from .trace import trace
 from .units import Units
 
@@ -31,12 +33,12 @@ class Labels:
     Attributes:
         units: int64, broadcastable to the activation; axes along which nothing varies have length one.
         zero: whether elements of a closed unit are zero, so that who reads them can do without.
-        parameter: the parameter that the activation is, or is a view of, along the one axis that varies.
+        parameter: the parameter that the activation is, or is a view of a part of.
     """
 
     units: Tensor
     zero: bool = False
-    parameter: tuple[str, int] | None = None
+    parameter: str | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class Coupling:
         macs: multiply-adds of one run on the example.
         shapes: of every parameter, buffer and constant.
         normalized: weights of layers that only a normalization reads, with the name of its running mean.
+        unknown: operators that keep all the units that they read, because nothing is known of them, and how many.
     """
 
     axes: dict[str, dict[int, Tensor]]
@@ -73,6 +76,11 @@ class Coupling:
     macs: list[Cost]
     shapes: dict[str, tuple[int, ...]]
     normalized: dict[str, str]
+    unknown: dict[str, int]
+
+    def told_unknown(self) -> str:
+        """`unknown` as text."""
+        return ", ".join(f"{name} ({n} times)" if n > 1 else name for name, n in sorted(self.unknown.items()))
 
 
 def couple(network: nn.Module, example: tuple[Tensor, ...]) -> Coupling:
@@ -105,6 +113,15 @@ class Trace:
         # a parameter that modules share has one name, the first, as `named_parameters` gives it
         self.names = {placeholder: shared.get(name, name) for placeholder, name in found.items()}
         self.trainable = {shared.get(name, name) for name in signature.inputs_to_parameters.values()}
+        values = {**program.state_dict, **program.constants}
+        fixed = {place: values[name] for place, name in found.items() if place not in signature.inputs_to_parameters}
+        self._chains = find_selections(self.graph, self.live, fixed)
+        self._through: dict[Node, list[Selection]] = {}
+        for selection in self._chains.values():
+            for inner in selection.inside:
+                self._through.setdefault(inner, []).append(selection)
+        self.selections: dict[Node, Selection] = {}
+        self.passed: set[Node] = set()
         self.units = Units()
         self.labels: dict[Node, Any] = {}
         self.axes: dict[str, dict[int, Tensor]] = {}
@@ -116,6 +133,7 @@ class Trace:
         self.covered: set[Node] = set()
         self.normalized: dict[str, str] = {}
         self.loose: dict[str, tuple[int, Tensor]] = {}
+        self.unknown: Counter[str] = Counter()
 
     def run(self) -> Coupling:
         """Walk the graph."""
@@ -123,15 +141,16 @@ class Trace:
             if node.op == "placeholder":
                 self.labels[node] = self._placeholder(node)
             elif node.op == "call_function" and node in self.live:
-                handler = HANDLERS.get(node.target, unknown)
-                self.labels[node] = handler(self, node)
+                self._walk(node)
             elif node.op == "output":
                 for source in node.all_input_nodes:
                     if source in self.labels and isinstance(self.labels[source], Labels):
                         self.units.keep(self.labels[source].units)
         for name, (axis, units) in self.loose.items():
-            if self.units.joined(units):
+            joined = self.units.joined(units)
+            if joined.any():
                 self.parameter(name, axis, units)
+                self.units.keep(units[~joined])  # no layer makes what is added to none
         self._make_grids()
         made = {name for names in self.producers.values() for name in names}
         bare = {name for node, names in self.producers.items() if node not in self.covered for name in names}
@@ -151,7 +170,28 @@ class Trace:
             [replace(cost, terms=tuple(resolve(term) for term in cost.terms)) for cost in self.macs],
             self.shapes,
             self.normalized,
+            dict(self.unknown),
         )
+
+    def _walk(self, node: Any) -> None:
+        """A chain that selects among units is one movement, at its last node; others go node by node."""
+        through = self._through.get(node, [])
+        if through and all(self._selects(selection) for selection in through):
+            self.passed.add(node)
+            return
+        selection = self._chains.get(node)
+        if selection is not None and self._selects(selection):
+            self.selections[node] = selection
+            labels = self.of(selection.source)
+            units = labels.units.index_select(selection.axis, selection.index)
+            self.labels[node] = replace(labels, units=compress(units))
+            return
+        self.labels[node] = HANDLERS.get(node.target, unknown)(self, node)
+
+    def _selects(self, selection: Selection) -> bool:
+        """Whether a selection picks among different units."""
+        labels = self.labels.get(selection.source)
+        return isinstance(labels, Labels) and labels.units.shape[selection.axis] > 1
 
     def _make_grids(self) -> None:
         """A tensor is a grid: where units vary along two axes, they are joined along the shorter of them.
@@ -184,7 +224,7 @@ class Trace:
         if name not in self.loose:
             self.loose[name] = axis, self.units.new(value.shape[axis])
         _, units = self.loose[name]
-        return replace(along(units, axis, value.dim(), zero=False), parameter=(name, axis))
+        return replace(along(units, axis, value.dim(), zero=False), parameter=name)
 
     # what handlers use
 
@@ -279,10 +319,11 @@ def nothing(value: Any) -> Any:
 
 def unknown(trace: Trace, node: Any) -> Any:
     """An operator that is not known keeps all that it reads."""
-    for source in node.all_input_nodes:
-        labels = trace.labels.get(source)
-        if isinstance(labels, Labels):
-            trace.units.keep(labels.units)
+    read = [found for source in node.all_input_nodes if isinstance(found := trace.labels.get(source), Labels)]
+    for labels in read:
+        trace.units.keep(labels.units)
+    if any(labels.units.any() and labels.parameter is None for labels in read):
+        trace.unknown[str(node.target)] += 1
     return nothing(node.meta.get("val"))
 
 

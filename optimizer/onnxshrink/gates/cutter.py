@@ -14,8 +14,9 @@ from .coupling import HANDLERS, Trace, compress
 from .elementwise import addition, keeps_zero, loses_zero, product
 from .layers import convolution, linear, transposed
 from .left import Left
-from .movement import concat, movement, spatial
-from .trace import DROPOUTS
+from .modes import DROPOUTS
+from .movement import LIKE, concat, movement, spatial
+from .selection import Selection
 
 aten = torch.ops.aten
 
@@ -43,7 +44,7 @@ class Cutter:
         constants = {name: value for name, value in program.constants.items() if isinstance(value, Tensor)}
         self.tensors = {**constants, **dict(network.named_parameters()), **dict(network.named_buffers())}
         self.factored = {**self.tensors, **factored}
-        self.source = program.graph
+        self.source, self.regions = program.graph, program.graph_module
         self.single = program.call_spec.out_spec is not None and program.call_spec.out_spec.is_leaf()
         self.root = nn.Module()
         self.graph = fx.Graph()
@@ -58,6 +59,9 @@ class Cutter:
             if node.op == "placeholder":
                 if node.name not in self.trace.names:
                     self.new[node] = self.graph.placeholder(str(node.target))
+            elif node.op == "get_attr":  # what runs in a mode of its own, such as without autocast, and is kept
+                self.root.add_module(node.target, self.regions.get_submodule(node.target))
+                self.new[node] = self.graph.get_attr(node.target)
             elif node.op == "output":
                 self._output(node)
             elif node.op == "call_function":
@@ -96,15 +100,20 @@ class Cutter:
             if name is not None:
                 self.new[node] = self._attribute(name, self.sliced(name), name in self.trace.trainable)
             elif node in self.constant:
-                name = f"{node.name}_constant"
-                while name in self.tensors:
-                    name += "_again"
-                self.new[node] = self._attribute(name, self.constant[node], True)
+                self.new[node] = self._attribute(self._unused(f"{node.name}_constant"), self.constant[node], True)
+            elif node in self.trace.passed:
+                self.new[node] = self.graph.call_function(node.target, *self._argument((node.args, node.kwargs)))
             else:
                 raise self._indispensable(node)
         found = self.new[node]
         assert isinstance(found, Node)
         return found
+
+    def _unused(self, name: str) -> str:
+        """A name that no tensor of the network has."""
+        while name in self.tensors:
+            name += "_again"
+        return name
 
     @staticmethod
     def _indispensable(node: Node) -> InputError:
@@ -150,6 +159,12 @@ class Cutter:
     def _copy(self, node: Any) -> None:
         if node not in self.trace.live:
             return  # such as the count of batches, which a BatchNorm keeps itself
+        if node in self.trace.passed:
+            return  # the last node of its chain decides whether the chain stays
+        selection = self.trace.selections.get(node)
+        if selection is not None and self._changed(selection.source):
+            self._select(node, selection)
+            return
         inputs = [n for n in node.all_input_nodes if n.name not in self.trace.names]
         tensors = [n for n in inputs if isinstance(n.meta.get("val"), Tensor | list | tuple)]
         handler = HANDLERS.get(node.target)
@@ -167,7 +182,8 @@ class Cutter:
             left = [part for part in parts if part not in self.dead]
             self._joined(node, left)
             return
-        layer = len(node.args) > 1 and self.trace.named(node.args[1]) is not None  # a computed weight makes none
+        tensors = [n for n in node.args[1:] if isinstance(n, Node) and isinstance(n.meta.get("val"), Tensor)]
+        layer = bool(tensors) and all(self.trace.named(n) is not None for n in tensors)  # computed ones make none
         if layer and handler in (convolution, transposed):
             self._convolution(node)
         elif layer and handler is linear:
@@ -180,9 +196,45 @@ class Cutter:
             self.new[node] = self.graph.call_module(name, (self._value(node.args[0]),))
         elif node.target is aten.scaled_dot_product_attention.default:
             self._attention(node)
+        elif node.target in LIKE:
+            arguments = self._value(node.args[0]), self._shape(node, widths)
+            self.new[node] = self.graph.call_function(LIKE[node.target], arguments)
         else:
             target, arguments, keywords = self.left.resized(node, widths)
             self.new[node] = self.graph.call_function(target, self._argument(arguments), self._argument(keywords))
+
+    def _shape(self, node: Any, widths: dict[int, Tensor]) -> list[Any]:
+        """The shape of a node that has another's, after the cut; open axes are read from that other."""
+        other = node.args[1]
+        return [
+            int(widths[axis].sum())
+            if axis in widths
+            else size
+            if isinstance(size, int)
+            else self.graph.call_function(aten.sym_size.int, (self._value(other), axis))
+            for axis, size in enumerate(node.meta["val"].shape)
+        ]
+
+    def _changed(self, node: Node) -> bool:
+        return node in self.dead or node in self.constant or bool(self.left.widths(node))
+
+    def _select(self, node: Node, selection: Selection) -> None:
+        """What is left of a selection: where it finds among what stays the slices that stay."""
+        source, axis, index = selection.source, selection.axis, selection.index
+        mask = self.left.widths(source).get(axis)
+        if mask is not None:
+            index = (mask.cumsum(0) - 1)[index[mask[index]]]
+        if source in self.dead or not len(index):
+            self.dead.add(node)
+        elif source in self.constant:
+            value = self.constant[source]
+            wide = value.shape[axis] > 1
+            self.constant[node] = value.index_select(axis, index.to(value.device)) if wide else value
+        elif torch.equal(index, torch.arange(self.left.width(source, axis))):
+            self.new[node] = self._value(source)
+        else:
+            places = self._attribute(self._unused(f"{node.name}_index"), index, False)
+            self.new[node] = self.graph.call_function(torch.index_select, (self._value(source), axis, places))
 
     def _joined(self, node: Any, parts: list[Node]) -> None:
         """A Concat of what is left; a constant part is spread to the size of the others."""

@@ -23,7 +23,7 @@ aten = torch.ops.aten
     *(aten.contiguous.default, aten.clone.default, aten.detach.default, aten.alias.default, aten._to_copy.default),
     *(aten.to.dtype, aten.to.device, aten.to.dtype_layout, aten.type_as.default, aten.square.default),
     *(aten.lift_fresh_copy.default, aten.lift_fresh.default, aten.detach_.default),
-    *(aten.softshrink.default, aten.hardshrink.default),
+    *(aten.softshrink.default, aten.hardshrink.default, aten.zero.default),
 )
 def keeps_zero(trace: Trace, node: Any) -> Any:
     """Elementwise, and zero stays zero."""
@@ -33,6 +33,7 @@ def keeps_zero(trace: Trace, node: Any) -> Any:
 @handles(
     *(aten.sigmoid.default, aten.sigmoid_.default, aten.hardsigmoid.default, aten.hardsigmoid_.default),
     *(aten.softplus.default, aten.exp.default, aten.cos.default, aten.log_sigmoid.default, aten.rsub.Scalar),
+    *(aten.fill.Scalar, aten.fill.Tensor),
 )
 def loses_zero(trace: Trace, node: Any) -> Any:
     """Elementwise, but zero becomes something else."""
@@ -135,8 +136,9 @@ def _binary(trace: Trace, node: Any, kind: str) -> Any:
 
 def _gated(trace: Trace, own: Labels, other: Labels) -> Labels:
     """An addend that is a parameter takes the gate too, so that it adds nothing to a closed unit."""
-    if own.parameter is None or own.parameter[0] not in trace.trainable or not bool(other.units.any()):
+    if own.parameter is None or own.parameter not in trace.trainable or not bool(other.units.any()):
         return own
-    trace.gated[own.parameter[0]] = own.parameter[1]
-    trace.parameter(*own.parameter, own.units.reshape(-1))
+    axis, units = trace.loose[own.parameter]
+    trace.gated[own.parameter] = axis
+    trace.parameter(own.parameter, axis, units)
     return replace(own, zero=True)

@@ -111,6 +111,9 @@ def _produces(trace: Trace, node: Any, weight: str, axis: int, bias: Any, out: T
         trace.parameter(name, 0, out)
         trace.gated[name] = 0
         trace.producers[node].append(name)
+    elif isinstance(bias, Node):  # computed, and no gate closes it
+        trace.units.keep(out)
+        trace.units.keep(trace.of(bias).units)
 
 
 @handles(aten.batch_norm.default, aten.instance_norm.default)

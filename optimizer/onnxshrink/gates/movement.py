@@ -14,6 +14,13 @@ from .coupling import Cost, Labels, Trace, along, argument, compress, handles, n
 
 aten = torch.ops.aten
 
+LIKE: dict[Any, Any] = {
+    aten.reshape_as.default: aten.reshape.default,
+    aten.view_as.default: aten.reshape.default,
+    aten.expand_as.default: aten.expand.default,
+}
+"""Operators that take the shape of another tensor, and what they do with it."""
+
 
 @handles(
     *(aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.flatten.using_ints),
@@ -21,7 +28,7 @@ aten = torch.ops.aten
     *(aten.squeeze.dim, aten.squeeze.dims, aten.squeeze.default, aten.expand.default, aten.repeat.default),
     *(aten.select.int, aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default),
     *(aten.unbind.int, aten.narrow.default, aten.movedim.int, aten.movedim.intlist, aten.flip.default),
-    *(aten.swapaxes.default, aten.split.sizes),
+    *(aten.swapaxes.default, aten.split.sizes, aten.channel_shuffle.default, aten.index_select.default),
 )
 def movement(trace: Trace, node: Any) -> Any:
     """Elements move, and units with them."""
@@ -33,7 +40,15 @@ def movement(trace: Trace, node: Any) -> Any:
     moved = node.target(labels.units.expand(shape_of(x)).contiguous(), *sizes[0], **sizes[1])
     if isinstance(moved, Tensor):
         return replace(labels, units=compress(moved))
-    return [replace(labels, units=compress(part), parameter=None) for part in moved]
+    return [replace(labels, units=compress(part)) for part in moved]
+
+
+@handles(*LIKE)
+def _like_another(trace: Trace, node: Any) -> Any:
+    """Elements move as the shape of another tensor says, of which nothing but the shape counts."""
+    labels = trace.of(node.args[0])
+    whole = labels.units.expand(shape_of(node.args[0]))
+    return replace(labels, units=compress(LIKE[node.target](whole.contiguous(), shape_of(node))))
 
 
 @handles(aten.slice.Tensor)
@@ -62,14 +77,6 @@ def _index(trace: Trace, node: Any) -> Any:
     shape = list(labels.units.shape)
     shape[axes[0] : axes[0] + 1] = [1] * len(shape_of(picks[axes[0]]))
     return replace(labels, units=labels.units.reshape(shape), parameter=None)
-
-
-@handles(aten.channel_shuffle.default)
-def _channel_shuffle(trace: Trace, node: Any) -> Any:
-    """Every group keeps the same channels."""
-    units = trace.channel(node.args[0], 1).reshape(int(node.args[1]), -1)
-    trace.units.join(units, units[:1])
-    return movement(trace, node)
 
 
 @handles(aten.pixel_shuffle.default)

@@ -17,16 +17,8 @@ from torch import Tensor, fx, nn
 from torch.fx import Node
 
 from ..errors import InputError
-
-aten = torch.ops.aten
-
-DROPOUTS = (aten.dropout.default, aten.dropout_.default, aten.feature_dropout.default, aten.feature_dropout_.default)
-MODES: dict[Any, int] = {
-    **dict.fromkeys(DROPOUTS, 2),
-    aten.batch_norm.default: 5,
-    aten.scaled_dot_product_attention.default: 4,
-}
-"""Operators of layers that change with the mode, and which argument says it."""
+from .modes import MODES
+from .writes import functional
 
 
 def trace(network: nn.Module, example: tuple[Tensor, ...], *, free_batch: bool = False) -> torch.export.ExportedProgram:
@@ -38,7 +30,7 @@ def trace(network: nn.Module, example: tuple[Tensor, ...], *, free_batch: bool =
         free_batch: leave the first axis of each input open where torch.export can.
 
     Raises:
-        InputError: torch.export cannot trace it.
+        InputError: torch.export cannot trace it, or cannot do without its writes in place.
 
     Warns:
         UserWarning: the module's code does other things in training than in evaluation.
@@ -50,13 +42,13 @@ def trace(network: nn.Module, example: tuple[Tensor, ...], *, free_batch: bool =
     except InputError:
         training = None
     if training is not None and told(training) == told(evaluation):
-        return training
+        return functional(training)
     warnings.warn(
         f"the code of {type(network).__name__}, or of a module in it, does other things in training than in "
         "evaluation, such as stochastic depth; what is cut out of it does in training what it does in evaluation",
         stacklevel=2,
     )
-    return evaluation
+    return functional(evaluation)
 
 
 def _exported(

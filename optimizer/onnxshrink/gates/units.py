@@ -34,9 +34,9 @@ class Units:
                 self._parent[max(one, other)] = min(one, other)
                 self._roots.add(min(one, other))
 
-    def joined(self, units: Tensor) -> bool:
-        """Whether one of these fresh units was joined with others."""
-        return any(self.find(u) != u or u in self._roots for u in units.tolist())
+    def joined(self, units: Tensor) -> Tensor:
+        """Which of these fresh units were joined with others, bool [n]."""
+        return torch.tensor([self.find(u) != u or u in self._roots for u in units.tolist()], dtype=torch.bool)
 
     def keep(self, units: Tensor) -> None:
         """All these must stay."""

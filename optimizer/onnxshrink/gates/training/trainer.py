@@ -81,6 +81,8 @@ class Trainer:
         self.plain = self._placed(network)
         self.teacher: Teacher | None = None
         self._begin()
+        if self.ranks.first and (unknown := self.gated.coupling.told_unknown()):
+            self.monitor.say(f"what these operators read keeps all its units, as nothing is known of them: {unknown}")
         self.units = {name: gate.units for name, gate in zip(self.gated.gates, self._gates, strict=True)}
 
     # state

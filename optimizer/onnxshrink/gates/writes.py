@@ -1,0 +1,149 @@
+"""Writes in place: a graph says what reads what, and a write into a part of a tensor is read by nobody.
+
+Most writes do no harm, such as an activation in place whose output is all that is read on. Where something reads the
+written tensor by another way, the graph is made functional: each write gives a new tensor, which those after it read.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch.export.graph_signature import OutputKind
+from torch.fx import Graph, Node, map_arg
+
+from ..errors import InputError
+
+aten = torch.ops.aten
+
+
+def functional(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """The program without writes in place, if any of its writes is read by another way than as the result of the write.
+
+    Layers of torch stay as they are.
+
+    Raises:
+        InputError: torch.export cannot do it.
+    """
+    if not read_elsewhere(program.graph):
+        return program
+    try:
+        program = program.run_decompositions({})
+    except Exception as error:  # it raises many unrelated types
+        what = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"the network writes into a part of a tensor, and torch.export cannot make it a new tensor: {what}",
+            cure="make the forward pass free of writes in place",
+        ) from error
+    graph = program.graph
+    for node in list(graph.nodes):
+        if node.target in LAYERS:
+            _restore(graph, node)
+        elif node.target in SCATTERS:
+            _assemble(graph, node)
+        elif node.target is aten.copy.default and _alike(node, node.args[1]):
+            node.replace_all_uses_with(node.args[1])
+    output = next(node for node in graph.nodes if node.op == "output")
+    specs = program.graph_signature.output_specs
+    kept = [a for a, spec in zip(output.args[0], specs, strict=True) if spec.kind is OutputKind.USER_OUTPUT]
+    output.args = (tuple(kept),)  # not what BatchNorm writes into its buffers: it is a layer again
+    graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
+    return program
+
+
+def read_elsewhere(graph: Graph) -> bool:
+    """Whether something reads a tensor that was written before, but not as the result of that write."""
+    behind: dict[Node, tuple[Node, ...]] = {}  # the node, and what it is a view of, back to what has memory of its own
+    written: dict[Node, list[Node]] = {}
+    for node in graph.nodes:
+        for source in node.all_input_nodes:
+            views = behind[source]
+            if any(write not in views for write in written.get(views[-1], ())):
+                return True
+        of = node.args[0] if _shares(node) and isinstance(node.args[0], Node) else None
+        behind[node] = (node,) if of is None else (node, *behind[of])
+        if _writes(node):
+            written.setdefault(behind[node][-1], []).append(node)
+    return False
+
+
+def _shares(node: Node) -> bool:
+    """Whether a node's result may lie in the memory of its first argument."""
+    if node.target is operator.getitem or _writes(node):
+        return True
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and any(returned.alias_info is not None for returned in schema.returns)
+
+
+def _writes(node: Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and bool(schema.is_mutable)
+
+
+def _restore(graph: Graph, node: Any) -> None:
+    """A layer that torch.export took apart, as the layer again."""
+    target, arguments = LAYERS[node.target](*node.args)
+    with graph.inserting_before(node):
+        layer = graph.call_function(target, arguments)
+    for user in list(node.users):
+        if user.target is operator.getitem and user.args[1] == 0:
+            layer.meta = dict(user.meta)
+            user.replace_all_uses_with(layer)
+
+
+def _assemble(graph: Graph, node: Any) -> None:
+    """A tensor of which one part is new: that part between the others, one after the other."""
+    base, part, dim, *place = (*node.args, 0)[: max(3, len(node.args))]
+    value = base.meta["val"]
+    axis = dim % value.dim()
+    size = value.shape[axis]
+    if node.target is aten.slice_scatter.default and place in ([], [0, END]):
+        node.replace_all_uses_with(part)
+        return
+    if not isinstance(size, int):
+        return
+    if node.target is aten.select_scatter.default:
+        start, end, step = place[0] % size, place[0] % size + 1, 1
+    else:
+        start, end, step = (*slice(*place[:2]).indices(size)[:2], place[2] if len(place) > 2 else 1)
+    if step != 1:
+        return
+
+    def call(target: Any, *arguments: Any) -> Node:
+        made = graph.call_function(target, arguments)
+        values = map_arg(arguments, lambda n: n.meta["val"])
+        made.meta["val"] = target(*values)
+        return made
+
+    with graph.inserting_before(node):
+        if node.target is aten.select_scatter.default:
+            part = call(aten.unsqueeze.default, part, axis)
+        ends = [(0, start), (end, size)]
+        before, after = (call(aten.slice.Tensor, base, axis, *e) if e[0] < e[1] else None for e in ends)
+        parts = [part for part in (before, part, after) if part is not None]
+        node.replace_all_uses_with(parts[0] if len(parts) == 1 else call(aten.cat.default, parts, axis))
+
+
+def _alike(node: Node, other: Any) -> bool:
+    one, two = node.meta["val"], other.meta["val"]
+    return bool(one.shape == two.shape and one.dtype == two.dtype)
+
+
+END = 2**63 - 1
+"""How torch.export writes the open end of a slice."""
+
+SCATTERS = {aten.slice_scatter.default, aten.select_scatter.default}
+
+LAYERS: dict[Any, Any] = {
+    aten._native_batch_norm_legit_functional.default: lambda x, scale, shift, mean, variance, training, momentum, eps: (
+        aten.batch_norm.default,
+        (x, scale, shift, mean, variance, training, momentum, eps, False),
+    ),
+    aten._native_batch_norm_legit_no_training.default: lambda x, scale, shift, mean, variance, momentum, eps: (
+        aten.batch_norm.default,
+        (x, scale, shift, mean, variance, False, momentum, eps, False),
+    ),
+    aten.native_dropout.default: lambda x, share, training: (aten.dropout.default, (x, share, bool(training))),
+}
+"""What layers become, and how they are called."""

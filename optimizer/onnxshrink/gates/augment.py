@@ -33,13 +33,16 @@ class Gated(nn.Module):
         self.gates = nn.ModuleDict(gates)
         self.coupling = coupling
         self.place = {unit: 1 + k for k, unit in enumerate(u for units in classes for u in units)}
+        # by unit; the last one stands for all above
+        self._places = torch.zeros(2 + max(self.place, default=0), dtype=torch.long)
+        self._places[list(self.place)] = torch.tensor(list(self.place.values()), dtype=torch.long)
         for number, (name, axis) in enumerate(coupling.gated.items()):
             self.register_buffer(f"index{number}", self.places(coupling.axes[name][axis]), persistent=False)
         self.holders = _holders(network)
 
     def places(self, units: Tensor) -> Tensor:
         """Where in `factors` each unit's gate is, [n]; 0 for what has none."""
-        return torch.tensor([self.place.get(u, 0) for u in units.tolist()], dtype=torch.long)
+        return self._places[units.clamp(max=len(self._places) - 1)]
 
     def factors(self) -> Tensor:
         """All gates in a row behind a 1 for what has no gate, [1 + units]."""

@@ -93,14 +93,19 @@ def couple(network: nn.Module, example: tuple[Tensor, ...]) -> Coupling:
     Raises:
         InputError: torch.export cannot trace the network.
     """
-    return Trace(trace(network, example)).run()
+    return Trace(trace(network, example)).coupling
 
 
 class Trace:
-    """One walk over an exported graph."""
+    """One walk over an exported graph.
+
+    Attributes:
+        coupling: what it found.
+        roots: for each unit the smallest of its set, int64.
+    """
 
     def __init__(self, program: torch.export.ExportedProgram):
-        self.graph = program.graph
+        self.program, self.graph = program, program.graph
         self.live = _live(self.graph)
         signature = program.graph_signature
         first: dict[int, str] = {}
@@ -114,7 +119,7 @@ class Trace:
         self.names = {placeholder: shared.get(name, name) for placeholder, name in found.items()}
         self.trainable = {shared.get(name, name) for name in signature.inputs_to_parameters.values()}
         values = {**program.state_dict, **program.constants}
-        fixed = {place: values[name] for place, name in found.items() if place not in signature.inputs_to_parameters}
+        fixed = {place: values[name] for place, name in found.items() if name not in self.trainable and name in values}
         self._chains = find_selections(self.graph, self.live, fixed)
         self._through: dict[Node, list[Selection]] = {}
         for selection in self._chains.values():
@@ -134,8 +139,10 @@ class Trace:
         self.normalized: dict[str, str] = {}
         self.loose: dict[str, tuple[int, Tensor]] = {}
         self.unknown: Counter[str] = Counter()
+        self.coupling = self._coupled()
+        self.roots = self.units.roots()
 
-    def run(self) -> Coupling:
+    def _coupled(self) -> Coupling:
         """Walk the graph."""
         for node in self.graph.nodes:
             if node.op == "placeholder":

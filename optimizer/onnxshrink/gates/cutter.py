@@ -22,17 +22,16 @@ aten = torch.ops.aten
 
 
 class Cutter:
-    """Copies a traced graph node by node, with fewer channels."""
+    """Copies a traced graph node by node, with fewer channels; the trace is only read."""
 
     def __init__(
         self,
-        program: torch.export.ExportedProgram,
+        trace: Trace,
         network: nn.Module,
         closed: dict[str, dict[int, Tensor]],
         factored: Mapping[str, Tensor],
     ):
-        self.trace = Trace(program)
-        coupling = self.trace.run()
+        self.trace, program, coupling = trace, trace.program, trace.coupling
         gone = {
             unit
             for name, axes in closed.items()

@@ -24,11 +24,12 @@ class Left:
     """
 
     def __init__(self, trace: Trace, gone: Tensor) -> None:
-        self.trace, self.gone = trace, gone
+        self.trace = trace
+        self._stays = ~torch.isin(trace.roots, gone)
 
     def kept(self, units: Tensor) -> Tensor:
         """Which elements of an array of units stay."""
-        return ~torch.isin(self.trace.units.resolve(units), self.gone)
+        return self._stays[units]
 
     def widths(self, node: Node) -> dict[int, Tensor]:
         """For each axis of an activation along which something goes: which slices stay."""

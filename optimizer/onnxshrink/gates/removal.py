@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from ..errors import InputError
 from .augment import Gated, folded
+from .coupling import Trace
 from .cutter import Cutter
 from .trace import trace
 
@@ -55,13 +56,13 @@ def cut(
         closed: for each parameter: axis -> bool [n], the slices that go.
         factored: other values of parameters, for what becomes a constant; a constant is named `..._constant`.
     """
-    return Cutter(trace(network, example, free_batch=True), network, closed, factored or {}).run()
+    return Cutter(Trace(trace(network, example, free_batch=True)), network, closed, factored or {}).run()
 
 
 def branches(gated: Gated, example: Tensor | tuple[Tensor, ...]) -> set[str]:
     """The names of the gates of whole branches: those that the network can do without, one at a time."""
     inputs = example if isinstance(example, tuple) else (example,)
-    network, program = gated.network, trace(gated.network, inputs, free_batch=True)
+    network, traced = gated.network, Trace(trace(gated.network, inputs, free_batch=True))
     found = set()
     for name, gate in zip(gated.gates, gated.gate_list, strict=True):
         mask = gate.mask.clone()
@@ -69,7 +70,7 @@ def branches(gated: Gated, example: Tensor | tuple[Tensor, ...]) -> set[str]:
         closed = closed_slices(gated)
         gate.mask.copy_(mask)
         try:
-            Cutter(program, network, closed, {}).run()
+            Cutter(traced, network, closed, {}).run()
         except InputError:
             continue
         found.add(name)

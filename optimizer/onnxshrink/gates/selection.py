@@ -110,20 +110,19 @@ def _selection(chain: list[Node], constants: Mapping[str, Tensor]) -> Selection 
     source = chain[0].args[0]
     assert isinstance(source, Node)
     sizes = [int(size) for size in source.meta["val"].shape]
-    if len(sizes) != chain[-1].meta["val"].dim() or not all(sizes):
+    made = [int(size) for size in chain[-1].meta["val"].shape]
+    if len(sizes) != len(made) or sum(a != b for a, b in zip(sizes, made, strict=True)) > 1 or not all(sizes + made):
         return None
     places = torch.arange(torch.Size(sizes).numel()).reshape(sizes)
     moved = places
     for node in chain:
         moved = _run(node, moved, constants)
-    changed = [axis for axis, size in enumerate(sizes) if moved.shape[axis] != size]
-    starts = [0] * len(sizes)
+    changed = [axis for axis in range(len(sizes)) if made[axis] != sizes[axis]]
     for axis in changed or range(1, len(sizes)):
-        if axis == 0 or not moved.numel():
+        if axis == 0:
             continue
-        lane = [slice(None) if a == axis else slice(start, start + 1) for a, start in enumerate(starts)]
-        stride = places.stride(axis)
-        index = moved[tuple(lane)].reshape(-1).div(stride, rounding_mode="floor") % sizes[axis]
+        lane = moved[tuple(slice(None) if a == axis else slice(1) for a in range(len(sizes)))].reshape(-1)
+        index = lane.div(places.stride(axis), rounding_mode="floor") % sizes[axis]
         if torch.equal(places.index_select(axis, index), moved):
             return Selection(source, axis, index, tuple(chain[:-1]))
     return None

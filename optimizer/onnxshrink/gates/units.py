@@ -42,6 +42,10 @@ class Units:
         """All these must stay."""
         self.join(units, torch.zeros((), dtype=torch.long))
 
+    def roots(self) -> Tensor:
+        """For each unit, in order, the smallest number of its set."""
+        return torch.tensor([self.find(unit) for unit in range(len(self._parent))], dtype=torch.long)
+
     def resolve(self, units: Tensor) -> Tensor:
         """The array with each unit replaced by the smallest number of its set."""
         found, back = torch.unique(units, return_inverse=True)

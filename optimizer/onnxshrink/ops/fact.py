@@ -17,7 +17,7 @@ CAP = 1 << 24
 """Largest number of elements that a fact may hold, but for constants and what is made of them without growing."""
 
 WEIGHTS = 1 << 27
-"""Largest number of elements of a weight that is looked at element by element."""
+"""Largest number of elements that are looked at one by one, where they may be repeated."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..graph.view import Node
 from .contraction import Contraction
-from .fact import WEIGHTS, Fact, collapse
+from .fact import Fact, collapse
 from .rule import Context
 from .steps import neutral, requantized
 
@@ -61,7 +61,7 @@ class IntegerLayer(Contraction):
         def compute() -> np.ndarray | None:
             weight = context.array(name)
             zero = context.array(zero_name) if zero_name else np.zeros((), np.int16)
-            if weight is None or zero is None or weight.size > WEIGHTS or zero.ndim > 1:
+            if weight is None or zero is None or zero.ndim > 1:
                 return None
             if zero.size not in (1, weight.shape[outputs]):
                 return None

@@ -100,7 +100,7 @@ class Multiplication(Contraction):
             if fact is None or shape is None or fact.rank != 2:
                 return None
             sizes = [d if isinstance(d, int) else 1 for d in shape]
-            if np.prod(sizes) > WEIGHTS:
+            if np.prod(sizes) > max(WEIGHTS, fact.value.size):
                 return None
             nonzero = np.broadcast_to(~fact.zero(), sizes)
             known = np.broadcast_to(fact.known, sizes)

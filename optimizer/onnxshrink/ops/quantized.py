@@ -9,7 +9,7 @@ from ..graph.view import Node
 from . import interval
 from .broadcast import Broadcast, Product, lifted
 from .evaluate import evaluate
-from .fact import WEIGHTS, Fact, collapse, constant
+from .fact import Fact, collapse, constant
 from .rule import Context, Demand, State, everything, free_slices, register
 from .steps import MICROSOFT, Operand, dequantized, quantized, requantized, slack_of, span, stand_in, steps, wide
 from .tie import Same, Tie
@@ -94,7 +94,7 @@ class Quantizer(Broadcast):
     def _blocks(self, node: Node, context: Context) -> Fact | None:
         """The operator itself on values that are all known, such as weights."""
         arrays = [context.array(name) if name else None for name in node.inputs]
-        if any(a is None or a.size > WEIGHTS for a, name in zip(arrays, node.inputs, strict=True) if name):
+        if any(a is None for a, name in zip(arrays, node.inputs, strict=True) if name):
             return None
         results = evaluate(node.proto, arrays, context.opset)
         return None if results is None else constant(results[0])

@@ -207,6 +207,28 @@ def tokens() -> Made:
     return Tokens(), image()
 
 
+class BiasedHeads(nn.Module):
+    """Heads with a bias by relative position, from a table with a row for each head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch, self.qkv, self.out = nn.Conv2d(3, 16, 4, 4), nn.Linear(16, 48), nn.Linear(16, 16)
+        self.table, self.head = nn.Parameter(torch.randn(4, 31)), nn.Linear(16, 10)
+        self.register_buffer("far", (torch.arange(16)[:, None] - torch.arange(16)).add(15))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch(x).flatten(2).transpose(1, 2)
+        b, n, d = x.shape
+        q, k, v = self.qkv(x).view(b, n, 4, -1).transpose(1, 2).split([4, 4, 4], 3)
+        y = functional.scaled_dot_product_attention(q, k, v, self.table[:, self.far])
+        return self.head((x + self.out(y.transpose(1, 2).reshape(b, n, d))).mean(1))
+
+
+@network
+def biased_heads() -> Made:
+    return BiasedHeads(), image()
+
+
 class Parts(nn.Module):
     """Parts of one parameter, as scale and shift of what passes."""
 

@@ -107,6 +107,8 @@ def test_a_residual_stream_has_one_gate():
 def test_whole_heads_are_units():
     gated = gates.augment(*made("encoder"))
     assert {gate.units for gate in gated.gate_list} == {4, 64}
+    gated = gates.augment(*made("biased_heads"))
+    assert {name: gate.units for name, gate in gated.gates.items()} == {"patch": 16, "qkv": 4}
 
 
 class Biased(nn.Module):

@@ -224,7 +224,8 @@ class Trace:
         if name is None:
             return Labels(torch.zeros((1,) * value.dim(), dtype=torch.long))
         self.shapes[name] = tuple(value.shape)
-        wide = [axis for axis, size in enumerate(value.shape) if size > 1]
+        picked = {axis for user in node.users for axis in picked_axes(user)}
+        wide = [axis for axis, size in enumerate(value.shape) if size > 1 and axis not in picked]
         if not wide:
             return Labels(torch.zeros((1,) * value.dim(), dtype=torch.long))
         axis = wide[-1]
@@ -280,6 +281,12 @@ class Trace:
                 self.units.join(units, first)
                 units = first
         return replace(labels, units=units, parameter=None)
+
+
+def picked_axes(node: Node) -> list[int]:
+    """The axes of its first argument that an index picks from."""
+    picks: Any = node.args[1] if node.target is aten.index.Tensor else ()
+    return [axis for axis, pick in enumerate(picks) if pick is not None]
 
 
 def _live(graph: Graph) -> set[Node]:

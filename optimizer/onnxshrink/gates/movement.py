@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from .coupling import Cost, Labels, Trace, along, argument, compress, handles, nothing, shape_of, unknown
+from .coupling import Cost, Labels, Trace, along, argument, compress, handles, nothing, picked_axes, shape_of, unknown
 
 aten = torch.ops.aten
 
@@ -69,8 +69,7 @@ def _roll(trace: Trace, node: Any) -> Any:
 @handles(aten.index.Tensor)
 def _index(trace: Trace, node: Any) -> Any:
     """Rows picked by a table, as a bias by relative position is: units that lie along other axes stay as they are."""
-    labels, picks = trace.of(node.args[0]), list(node.args[1])
-    axes = [axis for axis, pick in enumerate(picks) if pick is not None]
+    labels, picks, axes = trace.of(node.args[0]), node.args[1], picked_axes(node)
     if len(axes) != 1 or labels.units.shape[axes[0]] > 1:
         return unknown(trace, node)
     trace.units.keep(trace.of(picks[axes[0]]).units)

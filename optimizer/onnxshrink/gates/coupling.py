@@ -331,13 +331,13 @@ def nothing(value: Any) -> Any:
     return [nothing(v) for v in value] if isinstance(value, tuple | list) else None
 
 
-def unknown(trace: Trace, node: Any) -> Any:
-    """An operator that is not known keeps all that it reads."""
+def unknown(trace: Trace, node: Any, how: str = "") -> Any:
+    """An operator that is not known, or not in the way that `how` says, keeps all that it reads."""
     read = [found for source in node.all_input_nodes if isinstance(found := trace.labels.get(source), Labels)]
     for labels in read:
         trace.units.keep(labels.units)
-    if any(labels.units.any() and labels.parameter is None for labels in read):
-        trace.unknown[str(node.target)] += 1
+    if how or any(labels.units.any() and labels.parameter is None for labels in read):
+        trace.unknown[f"{node.target}{how}"] += 1
     return nothing(node.meta.get("val"))
 
 

@@ -14,6 +14,9 @@ from .coupling import Cost, Trace, along, argument, handles, shape_of, unknown
 
 aten = torch.ops.aten
 
+COMPUTED = " with a computed weight"
+"""As weight normalization and standardization have."""
+
 
 @handles(
     aten.conv1d.default,
@@ -38,7 +41,7 @@ def _convolved(trace: Trace, node: Any, groups: int, *, transposed: bool) -> Any
     x, w = node.args[0], node.args[1]
     name = trace.named(w)
     if name is None or not isinstance(x, Node) or not isinstance(w, Node):
-        return unknown(trace, node)
+        return unknown(trace, node, COMPUTED)
     weight, out_shape, in_shape = shape_of(w), shape_of(node), shape_of(x)
     axis = len(in_shape) - len(weight) + 1  # an input without a batch has the channels first
     width = out_shape[axis]
@@ -75,7 +78,7 @@ def linear(trace: Trace, node: Any) -> Any:
     x, w = node.args[0], node.args[1]
     name = trace.named(w)
     if name is None or not isinstance(x, Node):
-        return unknown(trace, node)
+        return unknown(trace, node, COMPUTED)
     shape = shape_of(node)
     into, out = trace.read(x, -1), trace.units.new(shape[-1])
     trace.parameter(name, 0, out)

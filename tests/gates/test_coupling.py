@@ -351,7 +351,9 @@ def test_bad_use_gets_a_clear_answer(capsys):
     with pytest.raises(InputError, match=r"no unit of Sorting can go: .* nothing is known: aten\.sort\.default$"):
         gates.augment(Sorting(), torch.zeros(2, 3))
     normed = nn.Sequential(*(torch.nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)) for _ in range(2)))
-    with pytest.raises(InputError, match=r"nothing is known: aten\.linear\.default with a computed weight \(2 times\)$"):
+    with pytest.raises(
+        InputError, match=r"nothing is known: aten\.linear\.default with a computed weight \(2 times\)$"
+    ):
         gates.augment(normed, torch.zeros(2, 4))
     with pytest.raises(InputError, match="no unit of Linear can go"):
         gates.augment(nn.Linear(4, 4), torch.zeros(2, 4))

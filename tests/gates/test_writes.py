@@ -1,5 +1,7 @@
 """Writes in place: harmless ones stay, those that are read by another way become new tensors."""
 
+import warnings
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -122,3 +124,20 @@ def run(program, module, x, training):
 
 
 MODE = {"aten.batch_norm.default": (5,), "aten.dropout.default": (2,)}
+
+
+@pytest.mark.parametrize(("layer", "stays"), [(nn.Dropout(0.5), True), (nn.Dropout1d(0.5), False)])
+def test_layers_that_cannot_be_told_from_their_writes_are_those_of_evaluation(layer, stays):
+    """Nothing is drawn in evaluation, whatever layer drops out."""
+
+    def body(self, x):
+        return part(self, layer(self.norm(x.unsqueeze(-1)))).squeeze(-1)
+
+    module = Body(body)
+    module.held = layer
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        program = trace(module, (torch.randn(4, 8),), free_batch=True)
+    assert any("drops out whole channels" in str(warning.message) for warning in told) != stays
+    x = torch.randn(4, 8)
+    torch.testing.assert_close(run(program, module.eval(), x, False), module(x.clone()))

@@ -33,7 +33,8 @@ def trace(network: nn.Module, example: tuple[Tensor, ...], *, free_batch: bool =
         InputError: torch.export cannot trace it, or cannot do without its writes in place.
 
     Warns:
-        UserWarning: the module's code does other things in training than in evaluation.
+        UserWarning: the module's code does other things in training than in evaluation, or its layers cannot be told
+            from their own writes in place.
     """
     shapes = batches(network, example, torch.export.Dim.AUTO) if free_batch else None
     evaluation = _exported(network, example, shapes, training=False)
@@ -41,11 +42,15 @@ def trace(network: nn.Module, example: tuple[Tensor, ...], *, free_batch: bool =
         training = _exported(network, example, shapes, training=True)
     except InputError:
         training = None
+    what = "does other things in training than in evaluation, such as stochastic depth"
     if training is not None and told(training) == told(evaluation):
-        return functional(training)
+        found = functional(training)
+        if _modes(found) == _modes(training):
+            return found
+        what = "writes in place into what it reads again, and drops out whole channels"
     warnings.warn(
-        f"the code of {type(network).__name__}, or of a module in it, does other things in training than in "
-        "evaluation, such as stochastic depth; what is cut out of it does in training what it does in evaluation",
+        f"the code of {type(network).__name__}, or of a module in it, {what}; what is cut out of it does in training "
+        "what it does in evaluation",
         stacklevel=2,
     )
     return functional(evaluation)
@@ -70,6 +75,11 @@ def _exported(
             module.training = mode
     sys.stderr.write(said.getvalue())
     return program
+
+
+def _modes(program: torch.export.ExportedProgram) -> int:
+    """How many operators change with the mode; without writes in place, some are taken apart for good."""
+    return sum(node.target in MODES for node in program.graph.nodes)
 
 
 def told(program: torch.export.ExportedProgram) -> list[tuple[Any, str]]:

@@ -82,14 +82,16 @@ def _writes(node: Node) -> bool:
 
 
 def _restore(graph: Graph, node: Any) -> None:
-    """A layer that torch.export took apart, as the layer again."""
+    """A layer that torch.export took apart, as the layer again, which writes its statistics itself."""
     target, arguments = LAYERS[node.target](*node.args)
     with graph.inserting_before(node):
         layer = graph.call_function(target, arguments)
-    for user in list(node.users):
-        if user.target is operator.getitem and user.args[1] == 0:
-            layer.meta = dict(user.meta)
-            user.replace_all_uses_with(layer)
+    for part in list(node.users):
+        if part.args[1] == 0:
+            layer.meta = dict(part.meta)
+            part.replace_all_uses_with(layer)
+        elif part.args[1] in STATISTICS and node.target is aten._native_batch_norm_legit_functional.default:
+            part.replace_all_uses_with(node.args[part.args[1]])
 
 
 def _assemble(graph: Graph, node: Any) -> None:
@@ -135,6 +137,9 @@ END = 2**63 - 1
 
 SCATTERS = {aten.slice_scatter.default, aten.select_scatter.default}
 
+STATISTICS = (3, 4)
+"""Where a BatchNorm has its mean and its variance: among what it reads, and, new, among what it gives."""
+
 LAYERS: dict[Any, Any] = {
     aten._native_batch_norm_legit_functional.default: lambda x, scale, shift, mean, variance, training, momentum, eps: (
         aten.batch_norm.default,
@@ -143,6 +148,10 @@ LAYERS: dict[Any, Any] = {
     aten._native_batch_norm_legit_no_training.default: lambda x, scale, shift, mean, variance, momentum, eps: (
         aten.batch_norm.default,
         (x, scale, shift, mean, variance, False, momentum, eps, False),
+    ),
+    aten._native_batch_norm_legit.no_stats: lambda x, scale, shift, training, momentum, eps: (
+        aten.batch_norm.default,
+        (x, scale, shift, None, None, training, momentum, eps, False),
     ),
     aten.native_dropout.default: lambda x, share, training: (aten.dropout.default, (x, share, bool(training))),
 }

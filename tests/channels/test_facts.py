@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from onnxshrink.ops.fact import CANCELLED, cancelled
 from tests.fuzz.facts import look
 from tests.fuzz.generate import random_model
 from tests.zoo.trap import Trap
@@ -29,3 +30,9 @@ def test_many_random_models(block: int) -> None:
 @pytest.mark.parametrize("trap", [t for t in TRAPS if t.sizes == ({},)][::3], ids=lambda trap: trap.name)
 def test_traps(trap: Trap) -> None:
     assert not look(trap.build()).wrong
+
+
+def test_what_is_left_of_terms_that_cancel_is_rounding() -> None:
+    """Up to the limit and at it; what is made of exact terms never is."""
+    sums = np.array([0, CANCELLED, -CANCELLED, 2 * CANCELLED, 0, 1])
+    assert cancelled(sums, np.array([1.0, 1, 1, 1, 0, 0])).tolist() == [True, True, True, False, False, False]

@@ -33,10 +33,10 @@ ROOT = PACKAGE.parent.parent
 TRAPS_ONCE = "tests/mutation/short.py"
 SUITE = (
     ("tests/channels/test_ties.py", TRAPS_ONCE),
-    ("tests/golden", "tests/channels", "tests/mutation/test_rules.py"),
+    ("tests/golden", "tests/channels", "tests/rewrite", "tests/mutation/test_rules.py"),
 )
 """The short suite, in two stages, as most mutants do not see the second: ties and every trap; models that once went
-wrong, plans and facts, with random models, and unit tests of rules. Under a minute together.
+wrong, plans, facts and rewrites, with random models, and unit tests of rules. About a minute together.
 """
 
 CPU_SECONDS = 180

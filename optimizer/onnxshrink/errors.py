@@ -41,3 +41,8 @@ class ConditionError(OnnxshrinkError):
     """A condition that the caller asked for (`--fail-if-unchanged`, `--fail-if-slower`) was met."""
 
     exit_code = 4
+
+
+def short(error: BaseException, limit: int = 300) -> str:
+    """The first `limit` characters of an error's message, on one line."""
+    return " ".join(str(error).split())[:limit]

@@ -12,7 +12,7 @@ import importlib.metadata
 from pathlib import Path
 from typing import Any
 
-from .errors import ModelError, RuntimeMissingError
+from .errors import ModelError, RuntimeMissingError, short
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -119,8 +119,3 @@ def session(
             cure="check the driver, CUDA and cuDNN, or use --provider cpu",
         )
     return opened
-
-
-def short(error: BaseException, limit: int = 300) -> str:
-    """The first `limit` characters of an error's message, on one line."""
-    return " ".join(str(error).split())[:limit]

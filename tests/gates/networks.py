@@ -170,7 +170,7 @@ class Writes(nn.Module):
         y[..., 0].zero_()
         y[:, :, 0] = y[:, :, 1]
         z = self.second(y)
-        torch.nn.functional.relu_(z)
+        functional.relu_(z)
         bias = self.bias.clone()
         bias[4:8].zero_()
         z = functional.linear(self.drop(z).mean((2, 3)), self.middle.weight, bias)

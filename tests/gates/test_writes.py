@@ -52,6 +52,24 @@ def one(self, x):
     return x * 2
 
 
+def to_the_end(self, x):
+    x[:, 3:] = 1
+    x[:, -2:] *= 2
+    return x + 1
+
+
+def from_the_end(self, x):
+    x[:, -1] = 4
+    x[:, -3] *= 2
+    return x + 1
+
+
+def nothing(self, x):
+    x[:, 5:3] = 4
+    x[:, 6:20] *= 2
+    return x + 1
+
+
 def pieces(self, x):
     a, b = x[:, :4], x[:, 4:]
     a.mul_(2)
@@ -76,7 +94,16 @@ HARMLESS = {
     **{"own": own, "before": before, "total": total, "masked": masked, "dropped": dropped},
     "activation": lambda self, x: self.layer(x.relu_().mul_(2)),
 }
-READ = {"around": around, "part": part, "one": one, "pieces": pieces, "steps": steps}
+READ = {
+    "around": around,
+    "part": part,
+    "one": one,
+    "pieces": pieces,
+    "steps": steps,
+    "to_the_end": to_the_end,
+    "from_the_end": from_the_end,
+    "nothing": nothing,
+}
 
 
 @pytest.mark.parametrize("name", [*HARMLESS, *READ])

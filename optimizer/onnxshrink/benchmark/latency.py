@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from .. import runtime
-from ..errors import InputError, ModelError
+from ..errors import InputError, ModelError, short
 from ..graph.model import read
 from ..verification.inputs import Feeds, draw
 from .environment import environment
@@ -230,7 +230,7 @@ def _tried(run: Run, path: str) -> Run:
         run()
     except Exception as error:  # the C++ layer raises many unrelated types
         raise ModelError(
-            f"does not run: {runtime.short(error)}", file=path, cure="give shapes that it accepts with --input-shape"
+            f"does not run: {short(error)}", file=path, cure="give shapes that it accepts with --input-shape"
         ) from error
     return run
 

@@ -9,7 +9,7 @@ import sys
 import click
 
 from .. import __version__
-from ..errors import OnnxshrinkError
+from ..errors import OnnxshrinkError, short
 from .measuring import bench
 from .pruning import prune
 from .shrinking import inspect, optimize, verify
@@ -49,9 +49,9 @@ def main() -> None:
     except Exception as error:  # what nobody foresaw is still one line
         if show:
             raise
-        text = " ".join(str(error).split())[:300]
         click.echo(
-            f"onnxshrink: internal error, {type(error).__name__}: {text}; please report it (--traceback shows where)",
+            f"onnxshrink: internal error, {type(error).__name__}: {short(error)}; "
+            "please report it (--traceback shows where)",
             err=True,
         )
         sys.exit(1)

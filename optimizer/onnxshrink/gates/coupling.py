@@ -351,8 +351,3 @@ def along(units: Tensor, axis: int, rank: int, *, zero: bool = True) -> Labels:
 def shape_of(node: Node) -> tuple[int, ...]:
     """The shape of what a node computes."""
     return tuple(int(d) for d in node.meta["val"].shape)
-
-
-def argument(node: Node, index: int, name: str, default: Any = None) -> Any:
-    """An argument of an operator, given by place or by name."""
-    return node.args[index] if len(node.args) > index else node.kwargs.get(name, default)

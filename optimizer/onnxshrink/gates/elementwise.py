@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from .coupling import Labels, Trace, argument, compress, handles, shape_of, unknown
+from .coupling import Labels, Trace, compress, handles, shape_of, unknown
+from .nodes import argument
 
 aten = torch.ops.aten
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError
+from ..errors import InputError, short
 from .augment import Gated, folded
 from .trace import batches
 
@@ -57,7 +57,7 @@ def export(
             verbose=False,
         )
     except torch.onnx.OnnxExporterError as error:
-        what = " ".join(str(error.__cause__ or error).split())[:200]
+        what = short(error.__cause__ or error, 200)
         raise InputError(
             f"{type(network).__name__} cannot be exported by torch.onnx with an open batch: {what}",
             cure="fold the gates with `folded`, and export the network as it was exported before",

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from .coupling import Cost, Trace, along, argument, handles, shape_of, unknown
+from .coupling import Cost, Trace, along, handles, shape_of, unknown
+from .nodes import argument
 
 aten = torch.ops.aten
 

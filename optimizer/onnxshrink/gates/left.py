@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from .coupling import HANDLERS, Labels, Trace, argument
+from .coupling import HANDLERS, Labels, Trace
 from .movement import movement
+from .nodes import argument
 
 aten = torch.ops.aten
 

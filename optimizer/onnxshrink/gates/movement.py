@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from .coupling import Cost, Labels, Trace, along, argument, compress, handles, nothing, picked_axes, shape_of, unknown
+from .coupling import Cost, Labels, Trace, along, compress, handles, nothing, picked_axes, shape_of, unknown
+from .nodes import argument
 
 aten = torch.ops.aten
 
@@ -28,7 +29,7 @@ LIKE: dict[Any, Any] = {
     *(aten.squeeze.dim, aten.squeeze.dims, aten.squeeze.default, aten.expand.default, aten.repeat.default),
     *(aten.select.int, aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default),
     *(aten.unbind.int, aten.narrow.default, aten.movedim.int, aten.movedim.intlist, aten.flip.default),
-    *(aten.swapaxes.default, aten.split.sizes, aten.channel_shuffle.default, aten.index_select.default),
+    *(aten.swapaxes.default, aten.split.sizes, aten.channel_shuffle.default),
 )
 def movement(trace: Trace, node: Any) -> Any:
     """Elements move, and units with them."""

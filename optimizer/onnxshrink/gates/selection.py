@@ -17,11 +17,8 @@ from torch.fx import Graph, Node, map_arg
 
 aten = torch.ops.aten
 
-PICKS = {aten.index_select.default, aten.index.Tensor}
-"""These read an index, which must be a constant."""
-
 MIXING = {
-    *PICKS,
+    *(aten.index_select.default, aten.index.Tensor),  # by a constant
     *(aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.flatten.using_ints),
     *(aten.unflatten.int, aten.slice.Tensor, aten.roll.default, aten.channel_shuffle.default),
 }

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx import Node
 
-from ..errors import InputError
+from ..errors import InputError, short
 from .modes import MODES
 from .writes import functional
 
@@ -65,9 +65,8 @@ def _exported(
         with contextlib.redirect_stderr(said):
             program = torch.export.export(network.train(training), example, dynamic_shapes=shapes, strict=False)
     except Exception as error:  # it raises many unrelated types
-        what = " ".join(str(error).split())[:200]
         raise InputError(
-            f"{type(network).__name__} cannot be traced by torch.export: {what}",
+            f"{type(network).__name__} cannot be traced by torch.export: {short(error, 200)}",
             cure="make the forward pass free of data-dependent control flow, or gate the parts that are",
         ) from error
     finally:

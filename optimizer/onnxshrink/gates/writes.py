@@ -13,7 +13,8 @@ import torch
 from torch.export.graph_signature import OutputKind
 from torch.fx import Graph, Node, map_arg
 
-from ..errors import InputError
+from ..errors import InputError, short
+from .nodes import argument
 
 aten = torch.ops.aten
 
@@ -31,7 +32,7 @@ def functional(program: torch.export.ExportedProgram) -> torch.export.ExportedPr
     try:
         program = program.run_decompositions({})
     except Exception as error:  # it raises many unrelated types
-        what = " ".join(str(error).split())[:200]
+        what = short(error, 200)
         raise InputError(
             f"the network writes into a part of a tensor, and torch.export cannot make it a new tensor: {what}",
             cure="make the forward pass free of writes in place",
@@ -96,21 +97,15 @@ def _restore(graph: Graph, node: Any) -> None:
 
 def _assemble(graph: Graph, node: Any) -> None:
     """A tensor of which one part is new: that part between the others, one after the other."""
-    base, part, dim, *place = (*node.args, 0)[: max(3, len(node.args))]
-    value = base.meta["val"]
-    axis = dim % value.dim()
-    size = value.shape[axis]
-    if node.target is aten.slice_scatter.default and place in ([], [0, END]):
+    base, part = node.args[:2]
+    axis, size, start, end, step = _place(node)
+    if start in (None, 0) and end in (None, END) and step == 1:
         node.replace_all_uses_with(part)
         return
-    if not isinstance(size, int):
+    if not isinstance(size, int) or step != 1:
         return
-    if node.target is aten.select_scatter.default:
-        start, end, step = place[0] % size, place[0] % size + 1, 1
-    else:
-        start, end, step = (*slice(*place[:2]).indices(size)[:2], place[2] if len(place) > 2 else 1)
-    if step != 1:
-        return
+    start, end, _ = slice(start, end).indices(size)
+    end = max(start, end)
 
     def call(target: Any, *arguments: Any) -> Node:
         made = graph.call_function(target, arguments)
@@ -125,6 +120,17 @@ def _assemble(graph: Graph, node: Any) -> None:
         before, after = (call(aten.slice.Tensor, base, axis, *e) if e[0] < e[1] else None for e in ends)
         parts = [part for part in (before, part, after) if part is not None]
         node.replace_all_uses_with(parts[0] if len(parts) == 1 else call(aten.cat.default, parts, axis))
+
+
+def _place(node: Any) -> tuple[int, Any, Any, Any, int]:
+    """Where a part is put: the axis, its size, and start, end and step along it."""
+    value, dim = node.args[0].meta["val"], argument(node, 2, "dim", 0)
+    axis = dim % value.dim()
+    size = value.shape[axis]
+    if node.target is aten.select_scatter.default:
+        index = node.args[3]
+        return axis, size, index, END if index == -1 else index + 1, 1
+    return axis, size, argument(node, 3, "start"), argument(node, 4, "end"), argument(node, 5, "step", 1)
 
 
 def _alike(node: Node, other: Any) -> bool:

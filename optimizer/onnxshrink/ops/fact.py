@@ -16,9 +16,6 @@ from ..graph.view import Shape, is_float
 CAP = 1 << 24
 """Largest number of elements that a fact may hold, but for constants and what is made of them without growing."""
 
-WEIGHTS = 1 << 27
-"""Largest number of elements that are looked at one by one, where they may be repeated."""
-
 
 @dataclass(frozen=True)
 class Fact:

@@ -14,7 +14,7 @@ import numpy as np
 from ..graph.view import Node, Shape, is_float
 from .broadcast import broadcast_dims, open_axes
 from .contraction import Contraction, bearers, candidates, largest
-from .fact import CAP, WEIGHTS, Fact, collapse, unknown
+from .fact import CAP, Fact, collapse, unknown
 from .finite import sums_to_one
 from .rule import Carrying, Channels, Context, Cut, Demand, Rewrite, State, free_slices, register
 from .tie import Port, Same, Tie
@@ -100,7 +100,7 @@ class Multiplication(Contraction):
             if fact is None or shape is None or fact.rank != 2:
                 return None
             sizes = [d if isinstance(d, int) else 1 for d in shape]
-            if np.prod(sizes) > max(WEIGHTS, fact.value.size):
+            if np.prod(sizes) > max(8 * CAP, fact.value.size):
                 return None
             nonzero = np.broadcast_to(~fact.zero(), sizes)
             known = np.broadcast_to(fact.known, sizes)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import onnx
 
-from ..errors import InputError
+from ..errors import InputError, short
 from ..graph.view import captured
-from ..runtime import session, short
+from ..runtime import session
 from ..verification.inputs import Feeds
 from .calibration import Calibration
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from .. import runtime
-from ..errors import ModelError
+from ..errors import ModelError, short
 from .compare import flatten
 from .variants import Source
 
@@ -76,7 +76,7 @@ class Pool:
         try:
             values = session.run(names, dict(feeds))
         except Exception as error:  # the C++ layer raises many unrelated types
-            raise BrokenError(side, runtime.short(error)) from error
+            raise BrokenError(side, short(error)) from error
         return flatten(names or [o.name for o in session.get_outputs()], values)
 
     def _session(self, side: Side, variant: str, optimize: bool) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...errors import InputError
+from ...errors import InputError, short
 
 
 def save(state: Mapping[str, Any], path: Path) -> None:
@@ -30,8 +30,7 @@ def load(path: Path, network: str) -> dict[str, Any]:
         state = torch.load(path, weights_only=True, map_location="cpu")
         made_for = state["recipe"]["network"]
     except Exception as error:  # pickle, zip and torch raise many types
-        what = " ".join(str(error).split())[:120]
-        raise InputError(f"this is no checkpoint of a training: {what}", file=str(path)) from error
+        raise InputError(f"this is no checkpoint of a training: {short(error, 120)}", file=str(path)) from error
     if made_for != network:
         raise InputError(
             f"this checkpoint belongs to the architecture {made_for}, the recipe is for {network}",

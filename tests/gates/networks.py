@@ -249,6 +249,39 @@ def parts() -> Made:
     return Parts(), image()
 
 
+class Affine(nn.Module):
+    """An activation with a scale and a shift of its own: StarReLU, and what HGNetV2 has behind its ReLU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.shift = nn.Parameter(torch.tensor(0.9)), nn.Parameter(torch.tensor([-0.4]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * torch.relu(x) ** 2 + self.shift
+
+
+class Awake(nn.Module):
+    """Units that are zero before their activation, and not behind it: what reads them has padding, groups, a stride."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), Affine())
+        self.depthwise = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.BatchNorm2d(8), Affine())
+        self.joined, self.grouped = nn.Conv2d(16, 12, 3, padding=1), nn.Conv2d(12, 12, 3, padding=1, groups=2)
+        self.up, self.hidden, self.out = nn.ConvTranspose2d(12, 6, 2, 2), nn.Linear(18, 16), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        x = torch.sigmoid(self.joined(torch.cat([x, self.depthwise(x)], 1)))
+        x, y = self.up(x), functional.softplus(self.grouped(x))
+        return self.out(torch.sigmoid(self.hidden(torch.cat([x.mean((2, 3)), y.mean((2, 3))], 1))))
+
+
+@network
+def awake() -> Made:
+    return Awake(), image()
+
+
 class UNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()

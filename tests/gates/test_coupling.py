@@ -244,7 +244,10 @@ def halves(x):
 BETWEEN = {
     "a constant of the forward pass": (lambda x: x * torch.tensor([1.0, 2, 3] * 4).view(1, -1, 1, 1), 12),
     "a map over all of them": (lambda x: x * torch.sigmoid(x[:, 3:4]), 11),
-    "added to all of them": (lambda x: x + x[:, 3:4], 0),
+    "added to all of them": (lambda x: x + x[:, 3:4], 11),
+    "a sigmoid": (torch.sigmoid, 12),
+    "summed up behind a sigmoid": (lambda x: torch.sigmoid(x).sum(1, keepdim=True) + x, 0),
+    "zero for one reader, not for the other": (lambda x: torch.cat([torch.relu(x), 1.7 * x + 0.3], 1), 12),
     "a constant index": (lambda x: x[:, [2, 0, 7, 5]], 12),
     "some, one by one": (lambda x: torch.cat([x, x.unbind(1)[-2].unsqueeze(1)], 1), 12),
     "one, counted from the end": (lambda x: x[:, -2].unsqueeze(1) * x, 11),
@@ -316,6 +319,42 @@ def test_what_is_not_known_keeps_everything():
     assert list(gated.gates) == ["two"]
 
 
+def test_units_that_are_not_zero_where_they_are_closed_have_their_gate_in_front_of_who_reads_them():
+    """The oracle multiplies activations: those that are read, not those that are made."""
+    network, example = made("awake")
+    network.double()
+    gated = gates.augment(network, example.double()).eval()
+    units = {name: gate.units for name, gate in gated.gates.items()}
+    assert units == {"first/0": 8, "joined": 6, "up": 6, "grouped": 6, "hidden": 16}
+    close(gated, 0.3)
+    factors, handles = gated.factors().detach().double(), []
+    for name, groups, rank in (("joined", 1, 3), ("grouped", 2, 3), ("up", 1, 3), ("hidden", 1, 1), ("out", 1, 1)):
+        read = gated.coupling.axes[f"{name}.weight"][0 if name == "up" else 1]
+        factor = factors[gated.places(read)].repeat(groups).view(-1, *[1] * (rank - 1))
+        layer = network.get_submodule(name)
+        handles.append(layer.register_forward_pre_hook(lambda _, inputs, factor=factor: (inputs[0] * factor,)))
+    x = torch.randn(3, 3, 16, 16, dtype=torch.double)
+    with torch.no_grad():
+        expected = network(x)
+        for handle in handles:
+            handle.remove()
+        assert difference(expected, gated(x)) < 1e-12
+        assert difference(expected, network(x)) > 1e-3
+
+
+def test_what_no_layer_makes_is_kept_where_it_is_read_behind_an_activation():
+    class Learned(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.code = nn.Parameter(torch.randn(2, 8))
+            self.one, self.two, self.three = nn.Linear(8, 6), nn.Linear(6, 4), nn.Linear(6, 4)
+
+        def forward(self, x):
+            return self.two(torch.relu(self.one(torch.sigmoid(self.code)))) + self.three(x)
+
+    assert list(gates.augment(Learned(), torch.zeros(2, 6)).gates) == ["one"]
+
+
 def test_units_that_no_layer_makes_are_not_gated_silently():
     class Learned(nn.Module):
         def __init__(self):
@@ -366,7 +405,7 @@ def test_bad_use_gets_a_clear_answer(capsys):
         gates.Size(gates.augment(network, example), "weight")
 
 
-@pytest.mark.parametrize("name", ["resnet", "mobilenet", "densenet", "squeeze_and_excite", "unet", "vgg"])
+@pytest.mark.parametrize("name", ["resnet", "mobilenet", "densenet", "squeeze_and_excite", "unet", "vgg", "awake"])
 def test_onnxshrink_cuts_the_exported_file_to_the_same_widths(name, tmp_path):
     """The file with zeros in it, optimized, is the file of the cut network: two ways that share no code."""
     onnx = pytest.importorskip("onnx")

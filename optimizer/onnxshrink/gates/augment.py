@@ -18,7 +18,8 @@ class Gated(nn.Module):
 
     A gate multiplies parameters, not activations: scale and shift of the normalization behind a layer, or the layer's
     own weight and bias where there is none. w (gamma x + beta) = (w gamma) x + w beta, so this is the gate behind the
-    layer, it costs no pass over an activation, and folding it is exact.
+    layer, it costs no pass over an activation, and folding it is exact. Units that an activation makes other than zero
+    have their gate in front of the layers that read them, in the columns of their weights.
 
     Attributes:
         network: the network as it was given.
@@ -36,9 +37,13 @@ class Gated(nn.Module):
         # by unit; the last one stands for all above
         self._places = torch.zeros(2 + max(self.place, default=0), dtype=torch.long)
         self._places[list(self.place)] = torch.tensor(list(self.place.values()), dtype=torch.long)
-        for number, (name, axis) in enumerate(coupling.gated.items()):
-            self.register_buffer(f"index{number}", self.places(coupling.axes[name][axis]), persistent=False)
+        for number, (_, _, units) in enumerate(self._gated()):
+            self.register_buffer(f"index{number}", self.places(units), persistent=False)
         self.holders = _holders(network)
+
+    def _gated(self) -> list[tuple[str, int, Tensor]]:
+        """Parameters that gates multiply, with the axis and its units."""
+        return [(name, axis, units) for name, axes in self.coupling.gated.items() for axis, units in axes.items()]
 
     def places(self, units: Tensor) -> Tensor:
         """Where in `factors` each unit's gate is, [n]; 0 for what has none."""
@@ -70,9 +75,9 @@ class Gated(nn.Module):
     def parameters_with_gates(self) -> dict[str, Tensor]:
         """The gated parameters times their gates."""
         factors, own = self.factors(), dict(self.network.named_parameters())
-        found = {}
-        for number, (name, axis) in enumerate(self.coupling.gated.items()):
-            parameter = own[name]
+        found: dict[str, Tensor] = {}
+        for number, (name, axis, _) in enumerate(self._gated()):
+            parameter = found.get(name, own[name])
             shape = [1] * parameter.dim()
             shape[axis] = -1
             index: Tensor = getattr(self, f"index{number}")
@@ -130,8 +135,8 @@ def augment(
             f"an operator that needs them all{unknown and ', or of which nothing is known: ' + unknown}"
         )
     made = {0, *(unit for units in classes.values() for unit in units)}
-    for name, axis in coupling.gated.items():
-        if lost := set(coupling.axes[name][axis].tolist()) - made:
+    for name, axes in coupling.gated.items():
+        if lost := {unit for units in axes.values() for unit in units.tolist()} - made:
             raise InputError(
                 f"`{name}` would get gates, but no layer makes {len(lost)} of its units: they begin with a parameter",
                 cure="make them with a layer, or give the part of the network that follows",
@@ -150,7 +155,7 @@ def classes_of(coupling: Coupling) -> dict[str, list[int]]:
     """The units that one gate holds: those of layers that share any of them, by the first such layer's name."""
     found: dict[str, list[int]] = {}
     owner: dict[int, str] = {}
-    gated = {u for name, axis in coupling.gated.items() for u in coupling.axes[name][axis].tolist()}
+    gated = {unit for axes in coupling.gated.values() for units in axes.values() for unit in units.tolist()}
     for weight, axis in coupling.layers:
         units = coupling.axes.get(weight, {}).get(axis)
         own = [u for u in dict.fromkeys(units.tolist() if units is not None else ()) if u and u in gated]
@@ -172,7 +177,8 @@ def classes_of(coupling: Coupling) -> dict[str, list[int]]:
 def folded(gated: Gated) -> nn.Module:
     """A copy of the network without gates that computes the same function, bit for bit.
 
-    A pruned unit is zero in all parameters that made it. The gated network is left as it is.
+    A pruned unit is zero in all parameters that made it, or in all weights that read it. The gated network is left as
+    it is.
     """
     with settled(gated):
         parameters = gated.parameters_with_gates()

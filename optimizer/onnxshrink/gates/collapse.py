@@ -115,11 +115,10 @@ def _keep_function(old: Gated, new: Gated, slices: dict[str, dict[int, Tensor]])
             continue
         unit = torch.ones((), device=parameter.device)
         had, has = unit, unit
-        if (axis := old.coupling.gated.get(name)) is not None:
-            factors = before[old.places(old.coupling.axes[name][axis])[slices[name][axis].cpu()]]
-            had = _along(factors, axis, parameter)
-        if (axis := new.coupling.gated.get(name)) is not None:
-            has = _along(after[new.places(new.coupling.axes[name][axis])], axis, parameter)
+        for axis, units in old.coupling.gated.get(name, {}).items():
+            had = had * _along(before[old.places(units)[slices[name][axis].cpu()]], axis, parameter)
+        for axis, units in new.coupling.gated.get(name, {}).items():
+            has = has * _along(after[new.places(units)], axis, parameter)
         # Where a gate is 0 now but not pruned, the product is 0 with any parameter: it stays as it is.
         parameter.mul_(torch.where((has == 0) | (had == has), unit, had / has))
 

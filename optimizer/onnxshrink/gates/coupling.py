@@ -11,7 +11,7 @@ An operator that is not known keeps all units of what it reads, so that no netwo
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,7 +32,7 @@ class Labels:
 
     Attributes:
         units: int64, broadcastable to the activation; axes along which nothing varies have length one.
-        zero: whether elements of a closed unit are zero, so that who reads them can do without.
+        zero: whether elements of a closed unit are zero if the gate multiplies what makes it.
         parameter: the parameter that the activation is, or is a view of a part of.
     """
 
@@ -62,7 +62,9 @@ class Coupling:
     Attributes:
         axes: for each parameter, buffer (by its name in the module) and constant of the forward pass: axis -> units of
             its slices, [n] int64.
-        gated: the parameters that a gate multiplies, with the axis: all that would make a closed unit non-zero.
+        gated: for each parameter that gates multiply: axis -> units of its slices, [n] int64, 0 where there is no gate.
+            A gate multiplies all that would make its unit non-zero; where an activation makes something else of zero,
+            all the weights that read it.
         layers: weights whose outputs are the units, with the axis: (name, axis), in the order of the graph.
         macs: multiply-adds of one run on the example.
         shapes: of every parameter, buffer and constant.
@@ -71,7 +73,7 @@ class Coupling:
     """
 
     axes: dict[str, dict[int, Tensor]]
-    gated: dict[str, int]
+    gated: dict[str, dict[int, Tensor]]
     layers: list[tuple[str, int]]
     macs: list[Cost]
     shapes: dict[str, tuple[int, ...]]
@@ -131,6 +133,8 @@ class Trace:
         self.labels: dict[Node, Any] = {}
         self.axes: dict[str, dict[int, Tensor]] = {}
         self.gated: dict[str, int] = {}
+        self.reads: list[tuple[str, int, bool]] = []
+        self.sums: list[Tensor] = []
         self.layers: list[tuple[str, int]] = []
         self.macs: list[Cost] = []
         self.shapes: dict[str, tuple[int, ...]] = {}
@@ -159,8 +163,7 @@ class Trace:
                 self.parameter(name, axis, units)
                 self.units.keep(units[~joined])  # no layer makes what is added to none
         self._make_grids()
-        made = {name for names in self.producers.values() for name in names}
-        bare = {name for node, names in self.producers.items() if node not in self.covered for name in names}
+        gated = self._find_gated()
         resolve = self.units.resolve
         return Coupling(
             {
@@ -168,17 +171,41 @@ class Trace:
                 for name, axes in self.axes.items()
                 if (kept := {a: u for a, u in ((a, resolve(u)) for a, u in sorted(axes.items())) if u.any()})
             },
-            {
-                name: axis
-                for name, axis in self.gated.items()
-                if (name in bare or name not in made) and resolve(self.axes[name][axis]).any()
-            },
+            gated,
             self.layers,
             [replace(cost, terms=tuple(resolve(term) for term in cost.terms)) for cost in self.macs],
             self.shapes,
             self.normalized,
             dict(self.unknown),
         )
+
+    def _find_gated(self) -> dict[str, dict[int, Tensor]]:
+        """What gates multiply: what makes a unit or, where somebody would not find zero, all weights that read it.
+
+        Such units stay where they are summed up without a weight too, or are made by no layer.
+        """
+        awake = self._sets(self.axes[name][axis] for name, axis, zero in self.reads if not zero)
+        held = torch.isin(awake, self._sets(self.sums))
+        held |= ~torch.isin(awake, self._sets(self.axes[name][axis] for name, axis in self.layers))
+        self.units.keep(awake[held])
+        awake = awake[~held]
+        made = {name for names in self.producers.values() for name in names}
+        bare = {name for node, names in self.producers.items() if node not in self.covered for name in names}
+        places = [(name, axis, False) for name, axis in self.gated.items() if name in bare or name not in made]
+        places += [(name, axis, True) for name, axis, _ in self.reads]
+        found: dict[str, dict[int, Tensor]] = {}
+        for name, axis, reads in places:
+            units = self.units.resolve(self.axes[name][axis])
+            units = torch.where(torch.isin(units, awake) == reads, units, 0)
+            if units.any():
+                before = found.setdefault(name, {}).get(axis, units)
+                found[name][axis] = torch.maximum(before, units)
+        return found
+
+    def _sets(self, arrays: Iterable[Tensor]) -> Tensor:
+        """The smallest unit of each set that is in one of the arrays, and 0."""
+        units = [torch.zeros(1, dtype=torch.long), *(array.reshape(-1) for array in arrays)]
+        return self.units.resolve(torch.cat(units)).unique()
 
     def _walk(self, node: Any) -> None:
         """A chain that selects among units is one movement, at its last node; others go node by node."""
@@ -263,12 +290,10 @@ class Trace:
                 units = first
         return units.reshape(-1).expand(value.shape[axis])
 
-    def read(self, node: Node, axis: int) -> Tensor:
-        """`channel`, for an operator that sums over the axis: what is not zero when closed must stay."""
-        units = self.channel(node, axis)
-        if not self.of(node).zero:
-            self.units.keep(units)
-        return units
+    def read(self, name: str, axis: int, units: Tensor, zero: bool) -> None:
+        """A weight sums up these units along one of its axes; `zero`: those that are closed would be zero."""
+        self.parameter(name, axis, units)
+        self.reads.append((name, axis, zero))
 
     def drop(self, labels: Labels, axes: Sequence[int], *, keep: bool) -> Labels:
         """Labels after reducing axes to length one: units there are joined, or must stay if `keep`."""

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, short
+from .attention import written_out
 from .augment import Gated, folded
-from .trace import batches
+from .trace import batches, exported
 
 OPSET = 18
 
@@ -47,16 +48,13 @@ def export(
     if any(tensor.dim() and tensor.shape[0] < 2 for tensor in inputs):
         raise InputError("the batch dimension would not stay dynamic", cure="export with an example batch of 2 or more")
     network = folded(module) if isinstance(module, Gated) else copy.deepcopy(module)
+    shapes = batches(network, inputs, torch.export.Dim("batch"))
     try:
+        traced = written_out(exported(network, inputs, shapes, training=False))
         program = torch.onnx.export(
-            network.eval(),
-            inputs,
-            opset_version=opset,
-            dynamic_shapes=batches(network, inputs, torch.export.Dim("batch")),
-            dynamo=True,
-            verbose=False,
+            traced, inputs, opset_version=opset, dynamic_shapes=shapes, dynamo=True, verbose=False
         )
-    except torch.onnx.OnnxExporterError as error:
+    except Exception as error:  # many unrelated types
         what = short(error.__cause__ or error, 200)
         raise InputError(
             f"{type(network).__name__} cannot be exported by torch.onnx with an open batch: {what}",

@@ -46,7 +46,7 @@ def _convolved(trace: Trace, node: Any, groups: int, *, transposed: bool) -> Any
     weight, out_shape, in_shape = shape_of(w), shape_of(node), shape_of(x)
     axis = len(in_shape) - len(weight) + 1  # an input without a batch has the channels first
     width = out_shape[axis]
-    into = trace.read(x, axis)
+    into, zero = trace.channel(x, axis), trace.of(x).zero
     depthwise = groups == in_shape[axis] > 1
     if groups == 1:
         out = trace.units.new(width)
@@ -57,15 +57,12 @@ def _convolved(trace: Trace, node: Any, groups: int, *, transposed: bool) -> Any
         trace.units.join(per_group, per_group[:1])  # every group keeps the same channels
         into = per_group[0]
         out = trace.units.new(width // groups).repeat(groups)
-    if transposed:
-        trace.parameter(name, 0, into if groups == 1 or depthwise else into.repeat(groups))
-        if not depthwise:
-            trace.parameter(name, 1, out[: width // groups])
-    else:
-        trace.parameter(name, 0, out)
-        if not depthwise:
-            trace.parameter(name, 1, into)
     out_axis = 1 if transposed and not depthwise else 0
+    if depthwise:
+        trace.parameter(name, 0, into if transposed else out)
+    else:
+        trace.read(name, 1 - out_axis, into.repeat(groups) if transposed else into, zero)
+        trace.parameter(name, out_axis, out[: width // groups] if transposed else out)
     _produces(trace, node, name, out_axis, argument(node, 2, "bias"), out)
     positions = math.prod((in_shape if transposed else out_shape)[axis + 1 :]) * math.prod(in_shape[:axis])
     depth = into[:1] * 0 if depthwise else into
@@ -81,9 +78,9 @@ def linear(trace: Trace, node: Any) -> Any:
     if name is None or not isinstance(x, Node):
         return unknown(trace, node, COMPUTED)
     shape = shape_of(node)
-    into, out = trace.read(x, -1), trace.units.new(shape[-1])
+    into, out = trace.channel(x, -1), trace.units.new(shape[-1])
     trace.parameter(name, 0, out)
-    trace.parameter(name, 1, into)
+    trace.read(name, 1, into, trace.of(x).zero)
     _produces(trace, node, name, 0, argument(node, 2, "bias"), out)
     trace.macs.append(Cost(name, float(math.prod(shape[:-1])), (into, out)))
     return along(out, len(shape) - 1, len(shape))

@@ -172,6 +172,8 @@ def _reduction(trace: Trace, node: Any) -> Any:
     chosen: Any = argument(node, 1, "dim") if node.target not in (aten.mean.default, aten.sum.default) else None
     axes = sorted({int(a) % rank for a in (chosen if chosen else range(rank))})
     summed = node.target in (aten.sum.dim_IntList, aten.sum.default)
+    if summed and labels.zero:
+        trace.sums.append(labels.units)
     reduced = trace.drop(labels, axes, keep=not (summed and labels.zero))
     if len(shape_of(node)) == rank:
         return reduced
@@ -202,7 +204,9 @@ def _matmul(trace: Trace, node: Any) -> Any:
         else:
             trace.units.keep(left)
             trace.units.keep(right)
-        if not any(zeros):
+        if any(zeros):
+            trace.sums.append(left)
+        else:
             trace.units.keep(left)
     trace.macs.append(Cost(node.name, float(math.prod(shape_of(node)) * inner / terms.numel()), (terms.reshape(-1),)))
     left = trace.drop(Labels(left), [rank - 1], keep=False).units

@@ -37,9 +37,9 @@ def trace(network: nn.Module, example: tuple[Tensor, ...], *, free_batch: bool =
             from their own writes in place.
     """
     shapes = batches(network, example, torch.export.Dim.AUTO) if free_batch else None
-    evaluation = _exported(network, example, shapes, training=False)
+    evaluation = exported(network, example, shapes, training=False)
     try:
-        training = _exported(network, example, shapes, training=True)
+        training = exported(network, example, shapes, training=True)
     except InputError:
         training = None
     what = "does other things in training than in evaluation, such as stochastic depth"
@@ -56,9 +56,20 @@ def trace(network: nn.Module, example: tuple[Tensor, ...], *, free_batch: bool =
     return functional(evaluation)
 
 
-def _exported(
+def exported(
     network: nn.Module, example: tuple[Tensor, ...], shapes: Any, *, training: bool
 ) -> torch.export.ExportedProgram:
+    """The program of a module in evaluation or in training, as torch.export makes it; the module is left as it is.
+
+    Args:
+        network: the module.
+        example: inputs to trace with.
+        shapes: of the inputs, what torch.export takes as dynamic shapes.
+        training: which of the two.
+
+    Raises:
+        InputError: torch.export cannot trace it.
+    """
     modes = {module: module.training for module in network.modules()}
     said = io.StringIO()  # where torch.export fails, it prints the graph that it has so far
     try:

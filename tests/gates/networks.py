@@ -282,6 +282,31 @@ def awake() -> Made:
     return Awake(), image()
 
 
+class GroupNorms(nn.Module):
+    """Channels that are normalized in groups, on images and on sequences."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.GroupNorm(4, 16), nn.ReLU())
+        self.inner = nn.Sequential(nn.Conv2d(16, 24, 3, padding=1), nn.GroupNorm(8, 24), nn.SiLU())
+        self.last = nn.Sequential(nn.Conv2d(24, 16, 3, padding=1, bias=False), nn.GroupNorm(4, 16))
+        self.sequence = nn.Sequential(nn.Conv1d(16, 8, 1), nn.GroupNorm(4, 8), nn.ReLU(), nn.Conv1d(8, 5, 1))
+        for module in self.modules():
+            if isinstance(module, nn.GroupNorm):
+                nn.init.normal_(module.weight)
+                nn.init.normal_(module.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        x = x + self.last(self.inner(x))
+        return self.sequence(x.flatten(2)).mean(2)
+
+
+@network
+def group_norms() -> Made:
+    return GroupNorms(), image()
+
+
 class UNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -140,7 +140,8 @@ def transposed(net: RandomNetwork, source: int) -> None:
 @often(1)
 def normalization(net: RandomNetwork, source: int) -> None:
     width = net.width(source)
-    kinds = [nn.BatchNorm2d(width), nn.PReLU(width), nn.GroupNorm(1, width), nn.InstanceNorm2d(width, affine=True)]
+    kinds = [nn.BatchNorm2d(width), nn.PReLU(width), nn.InstanceNorm2d(width, affine=True)]
+    kinds += [nn.GroupNorm(groups, width) for groups in (1, width // 2 or 1) if width % groups == 0]
     net.layer(net.random.choice(kinds), source)
 
 

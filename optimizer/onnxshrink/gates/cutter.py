@@ -16,6 +16,7 @@ from .layers import convolution, linear, transposed
 from .left import Left
 from .modes import DROPOUTS
 from .movement import LIKE, concat, movement, spatial
+from .nodes import argument
 from .selection import Selection
 
 aten = torch.ops.aten
@@ -189,6 +190,8 @@ class Cutter:
             self._linear(node)
         elif layer and node.target is aten.batch_norm.default:
             self._batch_norm(node)
+        elif layer and node.target is aten.group_norm.default:
+            self._group_norm(node)
         elif node.target in DROPOUTS:
             name = f"{node.name}_module"
             self.root.add_module(name, _dropout(node))
@@ -335,6 +338,13 @@ class Cutter:
         kind = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}[node.meta["val"].dim()]
         named = {"weight": scale, "bias": shift, "running_mean": mean, "running_var": variance}
         self._layer(node, lambda: kind(width, eps=epsilon, momentum=momentum), named)
+
+    def _group_norm(self, node: Any) -> None:
+        groups, scale, shift = node.args[1:4]
+        channels, width = self.trace.shapes[self._name(scale)][0], self.sliced(self._name(scale)).numel()
+        epsilon, left = float(argument(node, 4, "eps", 1e-5)), groups * width // channels
+        named = {"weight": scale, "bias": shift}
+        self._layer(node, lambda: nn.GroupNorm(left, width, epsilon), named)
 
     def _attention(self, node: Any) -> None:
         defaults: tuple[Any, ...] = (None, 0.0, False)

@@ -130,15 +130,39 @@ def _batch_norm(trace: Trace, node: Any) -> Any:
             trace.parameter(name, 0, units)
             if place < 2:
                 trace.gated[name] = 0
-    if x in trace.producers and sum(reader in trace.live for reader in x.users) == 1:
-        trace.covered.add(x)
-        mean = trace.named(statistics[2])
-        if mean is not None:
-            trace.normalized[trace.producers[x][0]] = mean
+    mean = trace.named(statistics[2])
+    if _covered(trace, x) and mean is not None:
+        trace.normalized[trace.producers[x][0]] = mean
     return along(units, 1, rank)
 
 
-@handles(aten.layer_norm.default)
+def _covered(trace: Trace, node: Any) -> bool:
+    """Whether a layer is read by one normalization only, which takes its gate; notes it."""
+    found = node in trace.producers and sum(reader in trace.live for reader in node.users) == 1
+    if found:
+        trace.covered.add(node)
+    return found
+
+
+@handles(aten.group_norm.default)
+def _group_norm(trace: Trace, node: Any) -> Any:
+    """Each group is a unit, because its channels are normalized together; if there is but one, all stay."""
+    x, groups = node.args[:2]
+    found = (trace.named(argument(node, place, name)) for place, name in ((2, "weight"), (3, "bias")))
+    names = [name for name in found if name is not None]
+    if groups == 1 or len(names) < 2:
+        return unknown(trace, node)
+    units = trace.channel(x, 1)
+    grouped = units.reshape(groups, -1)
+    trace.units.join(grouped, grouped[:, :1])
+    for name in names:
+        trace.parameter(name, 0, units)
+        trace.gated[name] = 0
+    _covered(trace, x)
+    return along(units, 1, len(shape_of(node)))
+
+
+@handles(aten.layer_norm.default, aten.rms_norm.default)
 def _layer_norm(trace: Trace, node: Any) -> Any:
     x, normalized = node.args[0], node.args[1]
     rank = len(shape_of(node))

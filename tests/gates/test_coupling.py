@@ -290,16 +290,20 @@ def test_operators_that_count_places(name):
             assert difference(expected, answers(small.eval(), example)) < 1e-5
 
 
-def test_layers_that_have_become_depthwise():
+@pytest.mark.parametrize(("form", "anchored"), [("sigmoid", False), ("step", True), ("hard-concrete", True)])
+def test_layers_that_have_become_depthwise(form, anchored):
     """One channel in front of a ConvTranspose is no group; a group that has one channel left is."""
     torch.manual_seed(0)
     grouped = (nn.Conv2d(12, 6, 1), nn.ConvTranspose2d(6, 4, 3, groups=2))
     example = torch.zeros(2, 3, 8, 8)
     for layers in ((nn.Conv2d(12, 1, 1), nn.ConvTranspose2d(1, 4, 3)), grouped):
         network = nn.Sequential(nn.Conv2d(3, 12, 1), nn.ReLU(), *layers, nn.ReLU(), nn.Conv2d(4, 4, 1))
-        gated = gates.augment(network, example).eval()
+        gated = gates.augment(network, example, form=form).eval()
         close(gated, 0.0)
         gated.gate_list[1].mask[1:] = 0
+        for gate in gated.gate_list[1:] if anchored else ():
+            gate.anchored = True
+            gate.alpha.data.abs_().neg_()  # open only because one unit always is
         expected = answers(gated, example)
         for small in (gates.removed(gated, example), gates.collapse(gated, example).gated):
             assert difference(expected, answers(small.eval(), example)) < 1e-5

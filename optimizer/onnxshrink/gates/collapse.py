@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -86,20 +86,32 @@ def _collapsed(gated: Gated, inputs: tuple[Tensor, ...]) -> Collapsed:
     }
     if not classes:
         raise InputError("no unit is left that could go", cure="take `removed`: the network without gates")
-    alphas = gated.alphas().detach()
+    alphas, factors = gated.alphas().detach(), gated.factors().detach()
     owners = [gate for gate in gated.gate_list for _ in range(gate.units)]
     gates: dict[str, Gate] = {}
     rows: dict[str, Tensor] = {}
     for name, members in classes.items():
-        row = torch.tensor([place[u] for u in members])
-        gate = copy.deepcopy(owners[int(row[0]) - 1])
-        gate.alpha = nn.Parameter(alphas[row.to(alphas.device)], requires_grad=gate.alpha.requires_grad)
-        gate.mask = torch.ones_like(gate.alpha).detach()
-        key = name.replace(".", "/")
-        gates[key], rows[key] = gate, row
+        key, row = name.replace(".", "/"), torch.tensor([place[u] for u in members], device=alphas.device)
+        gates[key] = _joined([owners[p - 1] for p in row.tolist()], alphas[row], factors[row])
+        rows[key] = row.cpu()
     smaller = Gated(network, found, gates, list(classes.values())).to(alphas.device)
     _keep_function(gated, smaller, slices)
     return Collapsed(smaller.train(gated.training), slices, rows)
+
+
+@torch.no_grad()
+def _joined(owners: Sequence[Gate], alphas: Tensor, factors: Tensor) -> Gate:
+    """One gate of units that gates held before: of one gate, or of several whose classes have become one.
+
+    A unit that was open only because it was anchored has to be open by itself if another one is the anchor now.
+    """
+    gate = copy.deepcopy(owners[0])
+    gate.anchored = any(owner.anchored for owner in owners)
+    gate.alpha = nn.Parameter(alphas.clone(), requires_grad=gate.alpha.requires_grad)
+    gate.mask = torch.ones_like(alphas)
+    while (lost := (gate.weights() == 0) & (factors != 0)).any():
+        gate.alpha[lost] = gate.alpha[lost].abs().clamp_min(1e-6)
+    return gate
 
 
 @torch.no_grad()

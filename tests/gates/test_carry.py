@@ -164,7 +164,7 @@ def test_weights_without_a_name_are_told(tmp_path):
     """They stay, as zeros, and the answers are the file's."""
     network = Tokens().eval()
     result = pruned(network, tmp_path / "model.onnx", names=False)
-    with pytest.warns(UserWarning, match="have weights that are no parameters of the network, such as unnamed_"):
+    with pytest.warns(UserWarning, match="have weights that are not the network's, such as unnamed_"):
         small = gates.apply(network, result.map, TOKENS)
     x = torch.randn(3, 5, 6)
     session = onnxruntime.InferenceSession(result.model.SerializeToString(), providers=["CPUExecutionProvider"])

@@ -152,7 +152,10 @@ def augment(
 
 
 def classes_of(coupling: Coupling) -> dict[str, list[int]]:
-    """The units that one gate holds: those of layers that share any of them, by the first such layer's name."""
+    """The units that one gate holds: those of layers that share any of them, by the first such layer's name.
+
+    Where a module has several such layers, the others have the names of their weights.
+    """
     found: dict[str, list[int]] = {}
     owner: dict[int, str] = {}
     gated = {unit for axes in coupling.gated.values() for units in axes.values() for unit in units.tolist()}
@@ -161,7 +164,8 @@ def classes_of(coupling: Coupling) -> dict[str, list[int]]:
         own = [u for u in dict.fromkeys(units.tolist() if units is not None else ()) if u and u in gated]
         if not own:
             continue
-        name = next((owner[u] for u in own if u in owner), weight.rpartition(".")[0] or weight)
+        module = weight.rpartition(".")[0]
+        name = next((owner[u] for u in own if u in owner), weight if not module or module in found else module)
         for other in {owner[u] for u in own if u in owner} - {name}:
             for unit in found.pop(other):
                 owner[unit] = name

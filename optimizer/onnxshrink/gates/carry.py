@@ -6,7 +6,7 @@ import base64
 import copy
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -42,7 +42,7 @@ def apply(network: nn.Module, mapping: Mapping[str, Any], example: Tensor | tupl
             parameters are shared or equal, so that no parameter can be what the file's constants are.
 
     Warns:
-        UserWarning: weights of layers that the map makes smaller are no parameters.
+        UserWarning: weights of layers that the map makes smaller are not the network's.
     """
     if mapping.get("version") != VERSION:
         raise InputError(f"this is a map of version {mapping.get('version')}, expected {VERSION}")
@@ -53,7 +53,7 @@ def apply(network: nn.Module, mapping: Mapping[str, Any], example: Tensor | tupl
     mapping = {**mapping, "weights": [_of_parameter(entry, names) for entry in mapping["weights"]]}
     mapping = _without_twins(mapping, plain)
     closed = closed_by(mapping, shapes)
-    _tell_strangers(mapping, shapes)
+    _tell_strangers(mapping, {*shapes, *dict(plain.named_buffers())})
     coupling = couple(plain, inputs)
     _keep_shared(closed, mapping, coupling)
     _absorb(plain, mapping, coupling)
@@ -81,14 +81,14 @@ def _of_parameter(entry: Mapping[str, Any], names: Mapping[str, str]) -> Mapping
     return {**entry, "source": names[name], "axes": turned, "turned": True}
 
 
-def _tell_strangers(mapping: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Warn of layers that the file has smaller, and whose weights are no parameters."""
+def _tell_strangers(mapping: Mapping[str, Any], known: Collection[str]) -> None:
+    """Warn of layers that the file has smaller, and whose weights the network does not have."""
     layers = [entry for entry in mapping["weights"] if _multiplies(entry) and entry["axes"]]
-    strangers = [str(entry["source"]) for entry in layers if entry["source"] not in shapes]
+    strangers = [str(entry["source"]) for entry in layers if entry["source"] not in known]
     if strangers:
         warnings.warn(
-            f"{len(strangers)} of {len(layers)} layers that the map makes smaller have weights that are no parameters "
-            f"of the network, such as {strangers[0]}: what they lose stays, as zeros; gates.export keeps the names",
+            f"{len(strangers)} of {len(layers)} layers that the map makes smaller have weights that are not the "
+            f"network's, such as {strangers[0]}: what they lose stays, as zeros; gates.export keeps the names",
             stacklevel=3,
         )
 
@@ -212,10 +212,11 @@ def _whole_units(
 
 def _absorb(network: nn.Module, mapping: Mapping[str, Any], coupling: Coupling) -> None:
     """Put constants that vanish into the layers that read them, in place."""
+    parameters = dict(network.named_parameters())
     layers = {
         entry["node"]: entry["source"]
         for entry in mapping["weights"]
-        if entry["input"] == 1 and entry["source"] in coupling.shapes
+        if entry["input"] == 1 and entry["source"] in parameters
     }
     for item in mapping["absorbed"]:
         if item["into"] == "nothing":
@@ -223,10 +224,10 @@ def _absorb(network: nn.Module, mapping: Mapping[str, Any], coupling: Coupling) 
         name = layers.get(item["node"])
         if name is None:
             raise InputError(
-                f"constants were absorbed by {item['node']}, which is no layer of the network",
+                f"constants were absorbed by {item['node']}, whose weight is no parameter of the network",
                 cure="close these units with gates instead, so that they are zero",
             )
-        weight = network.get_parameter(name).data
+        weight = parameters[name].data
         rows = weight.flatten(2).sum(2) if weight.dim() > 2 else weight  # [out, in]
         values = torch.tensor(item["values"], dtype=weight.dtype, device=weight.device)
         if item["into"] == "carrier":

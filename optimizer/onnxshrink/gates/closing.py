@@ -125,12 +125,13 @@ def _savings(size: Size) -> Tensor:
 
 def _l1(gated: Gated) -> Tensor:
     """The relative L1 norm of each unit's filters, in the order of `Gated.factors`."""
+    tensors = dict([*gated.network.named_parameters(), *gated.network.named_buffers()])
     total, count = torch.zeros(1 + len(gated.place)), torch.zeros(1 + len(gated.place))
     for name, axis in gated.coupling.layers:
         units = gated.coupling.axes.get(name, {}).get(axis)
         if units is None:
             continue
-        weight = gated.network.get_parameter(name).detach().float().cpu().transpose(0, axis).flatten(1)
+        weight = tensors[name].detach().float().cpu().transpose(0, axis).flatten(1)
         norms = weight.abs().sum(1)
         places = gated.places(units)
         total.index_add_(0, places, norms / norms.mean().clamp_min(1e-30))

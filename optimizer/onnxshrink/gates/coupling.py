@@ -120,6 +120,7 @@ class Trace:
         # a parameter that modules share has one name, the first, as `named_parameters` gives it
         self.names = {placeholder: shared.get(name, name) for placeholder, name in found.items()}
         self.trainable = {shared.get(name, name) for name in signature.inputs_to_parameters.values()}
+        self.constants = set(signature.inputs_to_lifted_tensor_constants.values())
         values = {**program.state_dict, **program.constants}
         fixed = {place: values[name] for place, name in found.items() if name not in self.trainable and name in values}
         self._chains = find_selections(self.graph, self.live, fixed)
@@ -182,10 +183,12 @@ class Trace:
     def _find_gated(self) -> dict[str, dict[int, Tensor]]:
         """What gates multiply: what makes a unit or, where somebody would not find zero, all weights that read it.
 
-        Such units stay where they are summed up without a weight too, or are made by no layer.
+        Such units stay where they are summed up without a weight too, or by one that is no parameter, and where no
+        layer makes them.
         """
         awake = self._sets(self.axes[name][axis] for name, axis, zero in self.reads if not zero)
-        held = torch.isin(awake, self._sets(self.sums))
+        fixed = (self.axes[name][axis] for name, axis, _ in self.reads if name not in self.trainable)
+        held = torch.isin(awake, self._sets([*self.sums, *fixed]))
         held |= ~torch.isin(awake, self._sets(self.axes[name][axis] for name, axis in self.layers))
         self.units.keep(awake[held])
         awake = awake[~held]

@@ -126,7 +126,8 @@ class Cutter:
         *path, leaf = name.split(".")
         owner = self._module(path)
         if trainable:
-            owner.register_parameter(leaf, nn.Parameter(tensor))
+            learns = name not in self.tensors or self.tensors[name].requires_grad
+            owner.register_parameter(leaf, nn.Parameter(tensor, requires_grad=learns))
         else:
             owner.register_buffer(leaf, tensor)
         return self.graph.get_attr(name)
@@ -139,6 +140,12 @@ class Cutter:
             owner = getattr(owner, part)
         return owner
 
+    def _owned(self, tensors: dict[str, Any]) -> bool:
+        """Whether tensors are the parameters of one layer of torch: others stay tensors, under their own names."""
+        names = {field: name for field, value in tensors.items() if (name := self.trace.named(value)) is not None}
+        owner, _, _ = next(iter(names.values())).rpartition(".")
+        return all(name in self.trace.trainable and name == f"{owner}.{field}" for field, name in names.items())
+
     def _layer(self, node: Any, make: Callable[[], nn.Module], tensors: dict[str, Any]) -> None:
         """A layer as a module under the name that it had; the same module where it is used again."""
         names = {leaf: name for leaf, argument in tensors.items() if (name := self.trace.named(argument)) is not None}
@@ -149,9 +156,11 @@ class Cutter:
         if key in self.layers:
             target = self.layers[key]
         else:
-            layer = make()
+            layer, before = make(), self._module(target.split("."))
             for field, name in names.items():
                 getattr(layer, field).data = self.sliced(name)
+                getattr(layer, field).requires_grad_(self.tensors[name].requires_grad)
+            _move(before, layer)
             setattr(self._module(path), leaf, layer)
             self.layers[key] = target
         self.new[node] = self.graph.call_module(target, (self._value(node.args[0]),))
@@ -272,11 +281,12 @@ class Cutter:
         elif lost:
             self.dead.add(node)
         elif node.target is aten.batch_norm.default:
-            scale, shift, mean, variance = (self.sliced(self._name(n), constant=True) for n in node.args[1:5])
-            column[1] = -1
-            x = self.constant[node.args[0]]
-            root = torch.sqrt(variance + float(node.args[7]))
-            self.constant[node] = (x - mean.view(column)) / root.view(column) * scale.view(column) + shift.view(column)
+            x, *tensors = node.args[:5]
+            scale, shift, mean, variance = (None if n is None else self._known(n) for n in tensors)
+            known = self.constant[x]
+            whole = known.expand(known.shape[0], self.left.width(node, 1), *known.shape[2:])
+            settled = nn.functional.batch_norm(whole, mean, variance, scale, shift, eps=float(node.args[7]))
+            self.constant[node] = settled
         elif node.target in DROPOUTS or handler is spatial:
             self.constant[node] = self.constant[node.args[0]]
         elif handler in (keeps_zero, loses_zero, addition, product):
@@ -314,30 +324,41 @@ class Cutter:
             groups = width // cut.shape[1]
         elif groups == weight.meta["val"].shape[0]:
             groups = width
+        stride, dilation, extra = (_spread(value, dims) for value in (stride, dilation, extra))
+        padding = padding if isinstance(padding, str) else _spread(padding, dims)
+        named = {"weight": weight, "bias": bias}
+        if not self._owned(named):
+            ends = (extra, groups, dilation) if transposed else (dilation, groups)
+            arguments = self._argument((node.args[0], weight, bias, stride, padding, *ends))
+            self.new[node] = self.graph.call_function(node.target, arguments)
+            return
         out = cut.shape[1] * groups if transposed else cut.shape[0]
         kind = getattr(nn, f"Conv{'Transpose' if transposed else ''}{dims}d")
         options = {
             "kernel_size": tuple(cut.shape[2:]),
-            "stride": _spread(stride, dims),
-            "padding": padding if isinstance(padding, str) else _spread(padding, dims),
-            "dilation": _spread(dilation, dims),
+            "stride": stride,
+            "padding": padding,
+            "dilation": dilation,
             "groups": groups,
             "bias": bias is not None,
-            **({"output_padding": _spread(extra, dims)} if transposed else {}),
+            **({"output_padding": extra} if transposed else {}),
         }
-        self._layer(node, lambda: kind(width, out, **options), {"weight": weight, "bias": bias})
+        self._layer(node, lambda: kind(width, out, **options), named)
 
     def _linear(self, node: Any) -> None:
         out, into = self.sliced(self._name(node.args[1])).shape
-        bias = node.args[2] if len(node.args) > 2 else None
-        self._layer(node, lambda: nn.Linear(into, out, bias=bias is not None), {"weight": node.args[1], "bias": bias})
+        named = {"weight": node.args[1], "bias": argument(node, 2, "bias")}
+        if not self._owned(named):
+            self.new[node] = self.graph.call_function(node.target, self._argument(node.args))
+            return
+        self._layer(node, lambda: nn.Linear(into, out, bias=named["bias"] is not None), named)
 
     def _batch_norm(self, node: Any) -> None:
         scale, shift, mean, variance, _, momentum, epsilon, *_ = node.args[1:]
-        width = self.sliced(self._name(scale)).numel()
+        width = self.sliced(self._name(mean)).numel()
         kind = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}[node.meta["val"].dim()]
         named = {"weight": scale, "bias": shift, "running_mean": mean, "running_var": variance}
-        self._layer(node, lambda: kind(width, eps=epsilon, momentum=momentum), named)
+        self._layer(node, lambda: kind(width, eps=epsilon, momentum=momentum, affine=scale is not None), named)
 
     def _group_norm(self, node: Any) -> None:
         groups, scale, shift = node.args[1:4]
@@ -353,6 +374,16 @@ class Cutter:
         self.root.add_module(name, Attention(float(dropout), bool(causal), node.kwargs.get("scale")))
         arguments = self._argument((q, k, v) if mask is None else (q, k, v, mask))
         self.new[node] = self.graph.call_module(name, arguments)
+
+
+def _move(source: nn.Module, target: nn.Module) -> None:
+    """Give a module what another one has of its own."""
+    for name, parameter in source.named_parameters(recurse=False):
+        target.register_parameter(name, parameter)
+    for name, buffer in source.named_buffers(recurse=False):
+        target.register_buffer(name, buffer)
+    for name, child in source.named_children():
+        target.add_module(name, child)
 
 
 def spread_like(constant: Tensor, like: Tensor, axis: int) -> Tensor:

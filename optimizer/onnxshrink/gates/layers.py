@@ -63,11 +63,11 @@ def _convolved(trace: Trace, node: Any, groups: int, *, transposed: bool) -> Any
     else:
         trace.read(name, 1 - out_axis, into.repeat(groups) if transposed else into, zero)
         trace.parameter(name, out_axis, out[: width // groups] if transposed else out)
-    _produces(trace, node, name, out_axis, argument(node, 2, "bias"), out)
+    closed = _produces(trace, node, name, out_axis, argument(node, 2, "bias"), out, passes=depthwise and zero)
     positions = math.prod((in_shape if transposed else out_shape)[axis + 1 :]) * math.prod(in_shape[:axis])
     depth = into[:1] * 0 if depthwise else into
     trace.macs.append(Cost(name, float(positions * math.prod(weight[2:])), (depth, out)))
-    return along(out, axis, len(out_shape))
+    return along(out, axis, len(out_shape), zero=closed)
 
 
 @handles(aten.linear.default)
@@ -81,9 +81,9 @@ def linear(trace: Trace, node: Any) -> Any:
     into, out = trace.channel(x, -1), trace.units.new(shape[-1])
     trace.parameter(name, 0, out)
     trace.read(name, 1, into, trace.of(x).zero)
-    _produces(trace, node, name, 0, argument(node, 2, "bias"), out)
+    closed = _produces(trace, node, name, 0, argument(node, 2, "bias"), out)
     trace.macs.append(Cost(name, float(math.prod(shape[:-1])), (into, out)))
-    return along(out, len(shape) - 1, len(shape))
+    return along(out, len(shape) - 1, len(shape), zero=closed)
 
 
 @handles(aten.embedding.default)
@@ -94,27 +94,34 @@ def _embedding(trace: Trace, node: Any) -> Any:
     shape = shape_of(node)
     out = trace.units.new(shape[-1])
     trace.parameter(name, 1, out)
-    _produces(trace, node, name, 1, None, out)
-    return along(out, len(shape) - 1, len(shape))
+    closed = _produces(trace, node, name, 1, None, out)
+    return along(out, len(shape) - 1, len(shape), zero=closed)
 
 
-def _produces(trace: Trace, node: Any, weight: str, axis: int, bias: Any, out: Tensor) -> None:
-    """A layer makes units: its weight and bias are what a gate multiplies, along one axis.
+def _produces(trace: Trace, node: Any, weight: str, axis: int, bias: Any, out: Tensor, *, passes: bool = False) -> bool:
+    """A layer makes units: its weight and bias are what a gate multiplies, along one axis. Whether that makes zeros.
 
-    A weight that makes units along the other axis too, as the head that shares the embedding's, keeps those.
+    Filters and biases that are no parameters take no gate; `passes`: zeros that are read stay zeros. A weight that
+    makes units along the other axis too, as the head that shares the embedding's, keeps those.
     """
-    if trace.gated.setdefault(weight, axis) != axis:
-        trace.units.keep(out)
-    trace.layers.append((weight, axis))
-    trace.producers[node] = [weight]
+    own, closes = [(weight, axis)], weight in trace.trainable or passes
     name = trace.named(bias)
     if name is not None:
         trace.parameter(name, 0, out)
-        trace.gated[name] = 0
-        trace.producers[node].append(name)
+        own.append((name, 0))
+        closes = closes and name in trace.trainable
     elif isinstance(bias, Node):  # computed, and no gate closes it
         trace.units.keep(out)
         trace.units.keep(trace.of(bias).units)
+    if weight in trace.constants:
+        trace.units.keep(out)
+    else:
+        trace.layers.append((weight, axis))
+    trace.producers[node] = [name for name, _ in own if name in trace.trainable]
+    for name, along_axis in own:
+        if name in trace.trainable and trace.gated.setdefault(name, along_axis) != along_axis:
+            trace.units.keep(out)
+    return closes
 
 
 @handles(aten.batch_norm.default, aten.instance_norm.default)
@@ -122,17 +129,19 @@ def _batch_norm(trace: Trace, node: Any) -> Any:
     """Scale and shift take the gate; a layer in front that nobody else reads needs none of its own then."""
     x, *statistics = node.args[:5]
     units, rank = trace.channel(x, 1), len(shape_of(node))
-    if trace.named(statistics[0]) is None or trace.named(statistics[1]) is None:
+    names = [trace.named(statistic) for statistic in statistics]
+    if any(isinstance(one, Node) and name is None for one, name in zip(statistics, names, strict=True)):
         return unknown(trace, node)
-    for place, statistic in enumerate(statistics):
-        name = trace.named(statistic)
+    for name in names:
         if name is not None:
             trace.parameter(name, 0, units)
-            if place < 2:
-                trace.gated[name] = 0
-    mean = trace.named(statistics[2])
-    if _covered(trace, x) and mean is not None:
-        trace.normalized[trace.producers[x][0]] = mean
+    gated = [name for name in names[:2] if name is not None and name in trace.trainable]
+    if len(gated) < 2:
+        zero = trace.of(x).zero and statistics == [None] * 4  # the statistics of a zero input leave it zero
+        return along(units, 1, rank, zero=zero)
+    trace.gated.update(dict.fromkeys(gated, 0))
+    if _covered(trace, x) and names[2] is not None:
+        trace.normalized[str(trace.named(x.args[1]))] = names[2]
     return along(units, 1, rank)
 
 
@@ -149,7 +158,7 @@ def _group_norm(trace: Trace, node: Any) -> Any:
     """Each group is a unit, because its channels are normalized together; if there is but one, all stay."""
     x, groups = node.args[:2]
     found = (trace.named(argument(node, place, name)) for place, name in ((2, "weight"), (3, "bias")))
-    names = [name for name in found if name is not None]
+    names = [name for name in found if name is not None and name in trace.trainable]
     if groups == 1 or len(names) < 2:
         return unknown(trace, node)
     units = trace.channel(x, 1)
@@ -157,7 +166,7 @@ def _group_norm(trace: Trace, node: Any) -> Any:
     trace.units.join(grouped, grouped[:, :1])
     for name in names:
         trace.parameter(name, 0, units)
-        trace.gated[name] = 0
+    trace.gated.update(dict.fromkeys(names, 0))
     _covered(trace, x)
     return along(units, 1, len(shape_of(node)))
 

@@ -307,6 +307,31 @@ def group_norms() -> Made:
     return GroupNorms(), image()
 
 
+class Products(nn.Module):
+    """Layers and heads as products: of a matrix and a weight, of sums, and as Einstein wrote them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch, self.head = nn.Conv2d(3, 16, 4, 4), nn.Linear(16, 10)
+        self.into, self.shift = nn.Parameter(torch.randn(16, 48) / 4), nn.Parameter(torch.randn(48))
+        self.out = nn.Parameter(torch.randn(16, 16) / 4)
+        self.wide, self.narrow = nn.Parameter(torch.randn(16, 32) / 4), nn.Parameter(torch.randn(32, 16) / 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch(x).flatten(2).transpose(1, 2)
+        n = x.shape[1]
+        q, k, v = torch.addmm(self.shift, x.reshape(-1, 16), self.into).reshape(-1, n, 3, 4, 4).unbind(2)
+        scores = torch.einsum("bihd,bjhd->bhij", q, k) / 2
+        scores = scores.masked_fill(torch.ones(n, n).tril() == 0, -torch.inf)
+        x = x + torch.einsum("bhij,bjhd->bihd", scores.softmax(-1), v).flatten(2) @ self.out
+        return self.head((x + torch.sin(x @ self.wide) @ self.narrow).mean(1))
+
+
+@network
+def products() -> Made:
+    return Products(), image()
+
+
 class UNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()

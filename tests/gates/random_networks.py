@@ -26,9 +26,17 @@ UNARY: list[Callable[[Tensor], Tensor]] = [
     *(lambda x: 1 / (x.abs() + 1), lambda x: x * torch.rsqrt(x * x + 0.1), lambda x: 1 - x, lambda x: 1.7 * x + 0.3),
     *(lambda x: F.layer_norm(x, x.shape[1:]), lambda x: x / (x.std((2, 3), keepdim=True) + 1e-3)),
     *(lambda x: x / (x.mean((2, 3), keepdim=True).abs() + 1), lambda x: x.flip(1), lambda x: x.flip(3)),
+    *(
+        torch.sin,
+        partial(F.glu, dim=1),
+        partial(F.threshold, threshold=0.1, value=0.4),
+        partial(torch.clamp_min, min=0.3),
+    ),
+    *(partial(torch.cumsum, dim=2), lambda x: x.masked_fill(x[:, :1] > 0, 0.5), lambda x: x.repeat_interleave(2, 1)),
 ]
 BINARY: list[Callable[[Tensor, Tensor], Tensor]] = [
     *(torch.add, torch.add, torch.sub, torch.mul, torch.maximum, torch.minimum),
+    *(lambda a, b: torch.stack([a, b], 1).amax(1), lambda a, b: torch.stack([a, b], 2).flatten(1, 2)),
     *(lambda a, b: a / (b.abs() + 1), lambda a, b: torch.where(a > 0, a, b), lambda a, b: a * (b > 0)),
     *(lambda a, b: (a.flatten(2) @ b.flatten(2).transpose(1, 2) @ b.flatten(2) / 64).unflatten(2, a.shape[2:]),),
 ]

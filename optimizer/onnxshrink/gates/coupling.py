@@ -183,26 +183,33 @@ class Trace:
     def _find_gated(self) -> dict[str, dict[int, Tensor]]:
         """What gates multiply: what makes a unit or, where somebody would not find zero, all weights that read it.
 
-        Such units stay where they are summed up without a weight too, or by one that is no parameter, and where no
-        layer makes them.
+        Both, where units are summed up without a weight too, or by one that is no parameter and takes no gate. Units
+        stay that such a weight would not find zero, or that no layer makes.
         """
-        awake = self._sets(self.axes[name][axis] for name, axis, zero in self.reads if not zero)
-        fixed = (self.axes[name][axis] for name, axis, _ in self.reads if name not in self.trainable)
-        held = torch.isin(awake, self._sets([*self.sums, *fixed]))
+        reads = [(self.axes[name][axis], name in self.trainable, zero) for name, axis, zero in self.reads]
+        awake = self._sets(units for units, _, zero in reads if not zero)
+        held = torch.isin(awake, self._sets(units for units, own, zero in reads if not own and not zero))
         held |= ~torch.isin(awake, self._sets(self.axes[name][axis] for name, axis in self.layers))
         self.units.keep(awake[held])
         awake = awake[~held]
+        both = self._sets([*self.sums, *(units for units, own, _ in reads if not own)])
         made = {name for names in self.producers.values() for name in names}
         bare = {name for node, names in self.producers.items() if node not in self.covered for name in names}
-        places = [(name, axis, False) for name, axis in self.gated.items() if name in bare or name not in made]
-        places += [(name, axis, True) for name, axis, _ in self.reads]
         found: dict[str, dict[int, Tensor]] = {}
-        for name, axis, reads in places:
+
+        def add(name: str, axis: int, chosen: Callable[[Tensor], Tensor]) -> None:
             units = self.units.resolve(self.axes[name][axis])
-            units = torch.where(torch.isin(units, awake) == reads, units, 0)
+            units = torch.where(chosen(units), units, 0)
             if units.any():
                 before = found.setdefault(name, {}).get(axis, units)
                 found[name][axis] = torch.maximum(before, units)
+
+        for name, axis in self.gated.items():
+            if name in bare or name not in made:
+                add(name, axis, lambda units: ~torch.isin(units, awake) | torch.isin(units, both))
+        for name, axis, _ in self.reads:
+            if name in self.trainable:
+                add(name, axis, lambda units: torch.isin(units, awake))
         return found
 
     def _sets(self, arrays: Iterable[Tensor]) -> Tensor:
@@ -223,7 +230,7 @@ class Trace:
             units = labels.units.index_select(selection.axis, selection.index)
             self.labels[node] = replace(labels, units=compress(units))
             return
-        self.labels[node] = HANDLERS.get(node.target, unknown)(self, node)
+        self.labels[node] = (handler_of(node) or unknown)(self, node)
 
     def _selects(self, selection: Selection) -> bool:
         """Whether a selection picks among different units."""
@@ -331,6 +338,8 @@ def _live(graph: Graph) -> set[Node]:
 
 Handler = Callable[[Trace, Node], Any]
 HANDLERS: dict[Any, Handler] = {}
+POINTWISE = torch.Tag.pointwise
+"""What a handler registers for to have all elementwise operators that have none of their own."""
 
 
 def handles(*targets: Any) -> Callable[[Handler], Handler]:
@@ -342,6 +351,12 @@ def handles(*targets: Any) -> Callable[[Handler], Handler]:
         return handler
 
     return register
+
+
+def handler_of(node: Node) -> Handler | None:
+    """The handler of a node's operator; None for one that is not known."""
+    tags = getattr(node.target, "tags", ())
+    return HANDLERS.get(node.target, HANDLERS[POINTWISE] if POINTWISE in tags else None)
 
 
 def compress(units: Tensor) -> Tensor:

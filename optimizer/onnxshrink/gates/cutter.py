@@ -10,12 +10,12 @@ from torch import Tensor, fx, nn
 from torch.fx import Node
 
 from ..errors import InputError
-from .coupling import HANDLERS, Trace, compress
-from .elementwise import addition, keeps_zero, loses_zero, product
+from .coupling import Trace, compress, handler_of
+from .elementwise import ELEMENTWISE
 from .layers import convolution, linear, transposed
 from .left import Left
 from .modes import DROPOUTS
-from .movement import LIKE, concat, movement, spatial
+from .movement import LIKE, concat, movement, spatial, stack
 from .nodes import argument
 from .selection import Selection
 
@@ -176,7 +176,7 @@ class Cutter:
             return
         inputs = [n for n in node.all_input_nodes if n.name not in self.trace.names]
         tensors = [n for n in inputs if isinstance(n.meta.get("val"), Tensor | list | tuple)]
-        handler = HANDLERS.get(node.target)
+        handler = handler_of(node)
         widths = self.left.widths(node)
         lost = [n for n in tensors if n in self.dead]
         if any(not mask.any() for mask in widths.values()) or (lost and not isinstance(node.meta["val"], Tensor)):
@@ -186,7 +186,7 @@ class Cutter:
         if tensors and len(lost) + len(fixed) == len(tensors):
             self._settle(node, handler, lost)
             return
-        if handler is concat:
+        if handler in (concat, stack):
             parts: Any = node.args[0]
             left = [part for part in parts if part not in self.dead]
             self._joined(node, left)
@@ -248,18 +248,18 @@ class Cutter:
             self.new[node] = self.graph.call_function(torch.index_select, (self._value(source), axis, places))
 
     def _joined(self, node: Any, parts: list[Node]) -> None:
-        """A Concat of what is left; a constant part is spread to the size of the others."""
+        """What is left in a row, or side by side; a constant part is spread to the size of the others."""
         values = [self._value(part) for part in parts]
-        if len(values) == 1:
+        stacked, axis = node.target is aten.stack.default, int(argument(node, 1, "dim", 0))
+        if len(values) == 1 and not stacked:
             self.new[node] = values[0]
             return
-        axis = int(node.args[1]) if len(node.args) > 1 else 0
         like = next(v for part, v in zip(parts, values, strict=True) if part not in self.constant)
         values = [
-            self.graph.call_function(spread_like, (v, like, axis)) if part in self.constant else v
+            self.graph.call_function(spread_like, (v, like, None if stacked else axis)) if part in self.constant else v
             for part, v in zip(parts, values, strict=True)
         ]
-        self.new[node] = self.graph.call_function(torch.cat, (values, axis))
+        self.new[node] = self.graph.call_function(torch.stack if stacked else torch.cat, (values, axis))
 
     def _settle(self, node: Any, handler: Any, lost: list[Node]) -> None:
         """What reads nothing that is left is a constant: the bias, shifted and activated as the network does."""
@@ -289,7 +289,7 @@ class Cutter:
             self.constant[node] = settled
         elif node.target in DROPOUTS or handler is spatial:
             self.constant[node] = self.constant[node.args[0]]
-        elif handler in (keeps_zero, loses_zero, addition, product):
+        elif handler in ELEMENTWISE:
             arguments = fx.map_arg(node.args, self._known)
             self.constant[node] = node.target(*arguments, **node.kwargs)
         elif handler is movement and isinstance(node.meta["val"], Tensor):
@@ -386,10 +386,10 @@ def _move(source: nn.Module, target: nn.Module) -> None:
         target.add_module(name, child)
 
 
-def spread_like(constant: Tensor, like: Tensor, axis: int) -> Tensor:
-    """A constant at the size of another tensor in all axes but one."""
-    axis %= like.dim()
-    return constant.expand([constant.shape[a] if a == axis else size for a, size in enumerate(like.shape)])
+def spread_like(constant: Tensor, like: Tensor, axis: int | None) -> Tensor:
+    """A constant at the size of another tensor, in all axes but one, if one is given."""
+    own = None if axis is None else axis % like.dim()
+    return constant.expand([constant.shape[a] if a == own else size for a, size in enumerate(like.shape)])
 
 
 def _dropout(node: Any) -> nn.Module:

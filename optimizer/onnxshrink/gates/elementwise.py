@@ -2,48 +2,78 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product as product_of
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.fx import Node
 
-from .coupling import Labels, Trace, compress, handles, shape_of, unknown
-from .nodes import argument
+from .coupling import POINTWISE, Labels, Trace, compress, handles, shape_of, unknown
 
 aten = torch.ops.aten
 
 
 @handles(
-    *(aten.relu.default, aten.relu_.default, aten.relu6.default, aten.gelu.default, aten.silu.default),
-    *(aten.silu_.default, aten.tanh.default, aten.leaky_relu.default, aten.leaky_relu_.default, aten.elu.default),
-    *(aten.elu_.default, aten.hardswish.default, aten.hardswish_.default, aten.hardtanh.default),
-    *(aten.hardtanh_.default, aten.mish.default, aten.selu.default, aten.celu.default, aten.neg.default),
-    *(aten.abs.default, aten.sqrt.default, aten.dropout.default, aten.dropout_.default, aten.feature_dropout.default),
-    *(aten.contiguous.default, aten.clone.default, aten.detach.default, aten.alias.default, aten._to_copy.default),
-    *(aten.to.dtype, aten.to.device, aten.to.dtype_layout, aten.type_as.default, aten.square.default),
-    *(aten.lift_fresh_copy.default, aten.lift_fresh.default, aten.detach_.default),
-    *(aten.softshrink.default, aten.hardshrink.default, aten.zero.default),
+    *(aten.dropout.default, aten.dropout_.default, aten.feature_dropout.default, aten.contiguous.default),
+    *(aten.clone.default, aten.detach.default, aten.detach_.default, aten.alias.default, aten._to_copy.default),
+    *(aten.to.dtype, aten.to.device, aten.to.dtype_layout, aten.type_as.default, aten.lift_fresh.default),
+    aten.lift_fresh_copy.default,
 )
-def keeps_zero(trace: Trace, node: Any) -> Any:
-    """Elementwise, and zero stays zero."""
+def unchanged(trace: Trace, node: Any) -> Any:
+    """Elements stay what they are, or become zero."""
     return trace.of(node.args[0])
 
 
 @handles(
-    *(aten.sigmoid.default, aten.sigmoid_.default, aten.hardsigmoid.default, aten.hardsigmoid_.default),
-    *(aten.softplus.default, aten.exp.default, aten.cos.default, aten.log_sigmoid.default, aten.rsub.Scalar),
-    *(aten.fill.Scalar, aten.fill.Tensor),
+    POINTWISE,  # and what torch has not marked as such
+    *(aten.hardswish.default, aten.hardswish_.default, aten.log_sigmoid.default, aten.nan_to_num.default),
+    *(aten.fill.Scalar, aten.zero.default, aten.zeros_like.default, aten.ones_like.default, aten.full_like.default),
 )
-def loses_zero(trace: Trace, node: Any) -> Any:
-    """Elementwise, but zero becomes something else."""
-    return replace(trace.of(node.args[0]), zero=False, parameter=None)
+def pointwise(trace: Trace, node: Any) -> Any:
+    """Elementwise of one tensor: what becomes of zero, the operator says; where that is infinite, the units stay."""
+    operands = [n for n in node.all_input_nodes if isinstance(n.meta.get("val"), Tensor)]
+    if len(operands) != 1 or not isinstance(node.meta.get("val"), Tensor):
+        return unknown(trace, node)
+    labels, found = trace.of(operands[0]), _at(node, {operands[0]: 0})
+    if not bool(torch.isfinite(found)):
+        return _without_zeros(trace, labels)
+    if bool(found):
+        return replace(labels, zero=False, parameter=None)
+    return labels
 
 
-@handles(aten.log.default, aten.reciprocal.default, aten.rsqrt.default)
-def _pole(trace: Trace, node: Any) -> Any:
-    return _without_zeros(trace, trace.of(node.args[0]))
+@handles(
+    *(aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf, aten.where.Scalar, aten.masked_fill.Scalar),
+    *(aten.masked_fill.Tensor, aten.addcmul.default, aten.lerp.Scalar, aten.lerp.Tensor, aten.atan2.default),
+    *(aten.eq.Tensor, aten.ne.Tensor, aten.lt.Tensor, aten.le.Tensor, aten.gt.Tensor, aten.ge.Tensor),
+    *(aten.logical_and.default, aten.logical_or.default, aten.logical_xor.default, aten.bitwise_and.Tensor),
+    *(aten.bitwise_or.Tensor, aten.bitwise_xor.Tensor, aten.clamp.Tensor, aten.fmax.default, aten.fmin.default),
+    *(aten.maximum.default, aten.minimum.default, aten.hypot.default, aten.logaddexp.default, aten.fill.Tensor),
+)
+def of_several(trace: Trace, node: Any) -> Any:
+    """Elementwise of several tensors, finite wherever they are: their units are joined."""
+    operands = [n for n in node.all_input_nodes if isinstance(n.meta.get("val"), Tensor)]
+    units, zeros = _joined(trace, node, operands, [trace.of(n) for n in operands])
+    values = []
+    for operand, zero in zip(operands, zeros, strict=True):
+        values.append((0,) if zero else (0, 1) if operand.meta["val"].dtype == torch.bool else ())
+    found = [_at(node, dict(zip(operands, each, strict=True))) for each in product_of(*values)]
+    return Labels(units, bool(found) and not any(map(bool, found)))
+
+
+def _at(node: Any, values: dict[Node, int]) -> Tensor:
+    """What an elementwise operator makes of these values."""
+
+    def value(n: Node) -> Any:
+        val = n.meta["val"]
+        return torch.full((), values[n], dtype=val.dtype) if n in values else int(val)
+
+    found = node.target(*fx.map_arg(node.args, value), **fx.map_arg(node.kwargs, value))
+    assert isinstance(found, Tensor)
+    return found
 
 
 def _without_zeros(trace: Trace, labels: Labels) -> Labels:
@@ -51,21 +81,6 @@ def _without_zeros(trace: Trace, labels: Labels) -> Labels:
     if labels.zero:
         trace.units.keep(labels.units)
     return replace(labels, zero=False, parameter=None)
-
-
-@handles(aten.pow.Tensor_Scalar)
-def _power(trace: Trace, node: Any) -> Any:
-    labels, exponent = trace.of(node.args[0]), node.args[1]
-    if isinstance(exponent, int | float) and exponent > 0:
-        return replace(labels, parameter=None)
-    return _without_zeros(trace, labels)
-
-
-@handles(aten.clamp.default, aten.clamp_.default)
-def _clamp(trace: Trace, node: Any) -> Any:
-    labels, low, high = trace.of(node.args[0]), argument(node, 1, "min"), argument(node, 2, "max")
-    around = (low is None or low <= 0) and (high is None or high >= 0)
-    return replace(labels, zero=labels.zero and around, parameter=None)
 
 
 @handles(aten.prelu.default)
@@ -98,11 +113,6 @@ def _quotient(trace: Trace, node: Any) -> Any:
     return _binary(trace, node, "quotient")
 
 
-@handles(aten.maximum.default, aten.minimum.default)
-def _extreme(trace: Trace, node: Any) -> Any:
-    return _binary(trace, node, "extreme")
-
-
 def _binary(trace: Trace, node: Any, kind: str) -> Any:
     if not isinstance(node.meta.get("val"), Tensor):
         return None  # arithmetic of sizes
@@ -111,28 +121,38 @@ def _binary(trace: Trace, node: Any, kind: str) -> Any:
         same = kind in ("product", "quotient") or b == 0
         own = trace.of(a)
         return replace(own, zero=own.zero and bool(same), parameter=None)
-    rank = len(shape_of(node))
-    shapes = [(1,) * (rank - len(shape_of(n))) + shape_of(n) for n in (a, b)]
-    labels = [trace.of(n) for n in (a, b)]
-    if kind == "quotient":
-        labels[1] = _without_zeros(trace, labels[1])
-    units = [found.units.reshape((1,) * (rank - found.units.dim()) + tuple(found.units.shape)) for found in labels]
+    labels = [trace.of(a), trace.of(b)]
     if kind == "sum":
         labels = [_gated(trace, own, other) for own, other in (labels, labels[::-1])]
-    varies = [[axis for axis in range(rank) if u.shape[axis] > 1] for u in units]
-    spans = [all(shapes[p][axis] > 1 for axis in varies[1 - p]) for p in range(2)]
+    if kind == "quotient":
+        _without_zeros(trace, labels[1])
+    units, zeros = _joined(trace, node, [a, b], labels)
+    return Labels(units, {"sum": all(zeros), "product": any(zeros), "quotient": zeros[0]}[kind])
+
+
+def _joined(trace: Trace, node: Any, operands: Sequence[Node], labels: Sequence[Labels]) -> tuple[Tensor, list[bool]]:
+    """The units of what is computed of several tensors, elementwise, and which of these are zero where they are closed.
+
+    A tensor that is spread over another one's units has to keep its own.
+    """
+    rank = len(shape_of(node))
+    shapes = [(1,) * (rank - len(shape_of(n))) + shape_of(n) for n in operands]
+    units = [found.units.reshape((1,) * (rank - found.units.dim()) + tuple(found.units.shape)) for found in labels]
     zeros = [found.zero for found in labels]
-    if all(spans):
-        trace.units.join(units[0], units[1])
-        joined = torch.maximum(*torch.broadcast_tensors(*units))
-    else:  # what is spread over the other's units stays, and is beside them what it is
-        for p in range(2):
-            if not spans[p]:
-                trace.units.keep(units[p])
-                units[p], zeros[p] = torch.zeros((1,) * rank, dtype=torch.long), False
-        joined = torch.maximum(*torch.broadcast_tensors(*units))
-    zero = {"sum": all(zeros), "extreme": all(zeros), "product": any(zeros), "quotient": zeros[0]}[kind]
-    return Labels(compress(joined), zero)
+    varying = {axis for u in units for axis in range(rank) if u.shape[axis] > 1}
+    whole = []
+    for place, shape in enumerate(shapes):
+        if all(shape[axis] > 1 for axis in varying):
+            whole.append(units[place])
+        else:
+            trace.units.keep(units[place])
+            units[place], zeros[place] = torch.zeros((1,) * rank, dtype=torch.long), False
+    for other in whole[1:]:
+        trace.units.join(whole[0], other)
+    found = units[0]
+    for other in units[1:]:
+        found = torch.maximum(*torch.broadcast_tensors(found, other))
+    return compress(found), zeros
 
 
 def _gated(trace: Trace, own: Labels, other: Labels) -> Labels:
@@ -143,3 +163,7 @@ def _gated(trace: Trace, own: Labels, other: Labels) -> Labels:
     trace.gated[own.parameter] = axis
     trace.parameter(own.parameter, axis, units)
     return replace(own, zero=True)
+
+
+ELEMENTWISE = {unchanged, pointwise, of_several, addition, product, _quotient}
+"""Handlers of what is computed element by element."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from .coupling import Cost, Trace, along, handles, shape_of, unknown
+from .coupling import Cost, Labels, Trace, along, handles, shape_of, unknown
 from .nodes import argument
 
 aten = torch.ops.aten
@@ -82,6 +82,26 @@ def linear(trace: Trace, node: Any) -> Any:
     trace.parameter(name, 0, out)
     trace.read(name, 1, into, trace.of(x).zero)
     closed = _produces(trace, node, name, 0, argument(node, 2, "bias"), out)
+    trace.macs.append(Cost(name, float(math.prod(shape[:-1])), (into, out)))
+    return along(out, len(shape) - 1, len(shape), zero=closed)
+
+
+@handles(aten.addmm.default)
+def _addmm(trace: Trace, node: Any) -> Any:
+    """A bias and a product with a weight, as the Conv1D of GPT-2 has it."""
+    bias, x, weight = node.args[:3]
+    if trace.named(bias) is None or trace.named(weight) not in trace.trainable or node.kwargs:
+        return unknown(trace, node)
+    return weighted(trace, node, x, weight, bias)
+
+
+def weighted(trace: Trace, node: Node, x: Node, weight: Node, bias: Node | None = None) -> Labels:
+    """A product with a weight [in, out]: `linear` the other way round."""
+    name, shape = str(trace.named(weight)), shape_of(node)
+    into, out = trace.channel(x, -1), trace.units.new(shape[-1])
+    trace.read(name, 0, into, trace.of(x).zero)
+    trace.parameter(name, 1, out)
+    closed = _produces(trace, node, name, 1, bias, out)
     trace.macs.append(Cost(name, float(math.prod(shape[:-1])), (into, out)))
     return along(out, len(shape) - 1, len(shape), zero=closed)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import operator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from .coupling import Cost, Labels, Trace, along, compress, handles, nothing, picked_axes, shape_of, unknown
+from .layers import weighted
 from .nodes import argument
 
 aten = torch.ops.aten
@@ -29,7 +30,8 @@ LIKE: dict[Any, Any] = {
     *(aten.squeeze.dim, aten.squeeze.dims, aten.squeeze.default, aten.expand.default, aten.repeat.default),
     *(aten.select.int, aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default),
     *(aten.unbind.int, aten.narrow.default, aten.movedim.int, aten.movedim.intlist, aten.flip.default),
-    *(aten.swapaxes.default, aten.split.sizes, aten.channel_shuffle.default),
+    *(aten.swapaxes.default, aten.split.sizes, aten.channel_shuffle.default, aten.tile.default),
+    *(aten.repeat_interleave.self_int, aten.squeeze_.dim, aten.unsqueeze_.default),
 )
 def movement(trace: Trace, node: Any) -> Any:
     """Elements move, and units with them."""
@@ -46,8 +48,13 @@ def movement(trace: Trace, node: Any) -> Any:
 
 @handles(*LIKE)
 def _like_another(trace: Trace, node: Any) -> Any:
-    """Elements move as the shape of another tensor says, of which nothing but the shape counts."""
+    """Elements move as the shape of another tensor says, of which nothing but the shape counts.
+
+    What is spread over its units becomes as many as are left of them.
+    """
     labels = trace.of(node.args[0])
+    if node.target is aten.expand_as.default and not labels.units.any():
+        return Labels(trace.of(node.args[1]).units)
     whole = labels.units.expand(shape_of(node.args[0]))
     return replace(labels, units=compress(LIKE[node.target](whole.contiguous(), shape_of(node))))
 
@@ -103,6 +110,27 @@ def _item(trace: Trace, node: Any) -> Any:
     return found[node.args[1]] if isinstance(found, list) else nothing(node.meta.get("val"))
 
 
+@handles(aten.glu.default)
+def _gated_unit(trace: Trace, node: Any) -> Any:
+    """One half, times the sigmoid of the other: a unit goes with its gate."""
+    x, axis = node.args[0], int(argument(node, 1, "dim", -1)) % len(shape_of(node))
+    labels = trace.of(x)
+    sizes = [s if a == axis else u for a, (s, u) in enumerate(zip(shape_of(x), labels.units.shape, strict=True))]
+    half, gate = labels.units.expand(sizes).chunk(2, axis)
+    trace.units.join(half, gate)
+    return Labels(compress(half), labels.zero)
+
+
+@handles(aten.stack.default)
+def stack(trace: Trace, node: Any) -> Any:
+    """Tensors side by side along a new axis."""
+    parts: Any = node.args[0]
+    axis = int(argument(node, 1, "dim", 0)) % len(shape_of(node))
+    found = [_beside(trace, trace.of(part), None) for part in parts]
+    units = torch.stack(torch.broadcast_tensors(*(labels.units for labels in found)), axis)
+    return Labels(compress(units), all(labels.zero or not labels.units.any() for labels in found))
+
+
 @handles(aten.cat.default, aten.concat.default, aten.concatenate.default)
 def concat(trace: Trace, node: Any) -> Any:
     """Units in a row."""
@@ -121,9 +149,9 @@ def concat(trace: Trace, node: Any) -> Any:
     return Labels(compress(joined), all(labels.zero or not labels.units.any() for labels in found))
 
 
-def _beside(trace: Trace, labels: Labels, axis: int) -> Labels:
-    """A parameter in a row with activations stays, and keeps none of them."""
-    if labels.parameter is None or labels.units.shape[axis] == 1:
+def _beside(trace: Trace, labels: Labels, axis: int | None) -> Labels:
+    """A parameter in a row with activations, along an axis or a new one, stays, and keeps none of them."""
+    if labels.parameter is None or (axis is not None and labels.units.shape[axis] == 1):
         return labels
     trace.units.keep(labels.units)
     return Labels(torch.zeros_like(labels.units), zero=True)
@@ -154,7 +182,11 @@ def _pad(trace: Trace, node: Any) -> Any:
     *(aten.adaptive_avg_pool2d.default, aten.adaptive_avg_pool3d.default, aten.adaptive_max_pool2d.default),
     *(aten.upsample_nearest1d.vec, aten.upsample_nearest2d.vec, aten.upsample_nearest3d.vec),
     *(aten.upsample_bilinear2d.vec, aten.upsample_bicubic2d.vec, aten.upsample_linear1d.vec),
-    *(aten.upsample_trilinear3d.vec, aten.max_pool2d_with_indices.default),
+    *(aten.upsample_trilinear3d.vec, aten.max_pool2d_with_indices.default, aten.adaptive_max_pool1d.default),
+    *(aten.adaptive_max_pool3d.default, aten.upsample_nearest1d.default, aten.upsample_nearest2d.default),
+    *(aten.upsample_nearest3d.default, aten.upsample_bilinear2d.default, aten.upsample_bicubic2d.default),
+    *(aten.upsample_linear1d.default, aten.upsample_trilinear3d.default, aten.reflection_pad1d.default),
+    *(aten.reflection_pad2d.default, aten.replication_pad1d.default, aten.replication_pad2d.default),
 )
 def spatial(trace: Trace, node: Any) -> Any:
     """What happens in space stays within one channel."""
@@ -165,19 +197,43 @@ def spatial(trace: Trace, node: Any) -> Any:
     return found if isinstance(value, Tensor) else [found, *nothing(value)[1:]]
 
 
-@handles(aten.mean.dim, aten.mean.default, aten.sum.dim_IntList, aten.sum.default, aten.amax.default, aten.amin.default)
+@handles(
+    *(aten.mean.dim, aten.mean.default, aten.sum.dim_IntList, aten.sum.default, aten.amax.default, aten.amin.default),
+    *(aten.std.correction, aten.var.correction, aten.std.dim, aten.var.dim, aten.linalg_vector_norm.default),
+)
 def _reduction(trace: Trace, node: Any) -> Any:
+    """Of zeros all of these make zero, and sums and norms can do without zeros."""
     x = node.args[0]
     labels, rank = trace.of(x), len(shape_of(x))
-    chosen: Any = argument(node, 1, "dim") if node.target not in (aten.mean.default, aten.sum.default) else None
-    axes = sorted({int(a) % rank for a in (chosen if chosen else range(rank))})
-    summed = node.target in (aten.sum.dim_IntList, aten.sum.default)
+    norm = node.target is aten.linalg_vector_norm.default
+    chosen: Any = None
+    if node.target not in (aten.mean.default, aten.sum.default):
+        chosen = argument(node, 2 if norm else 1, "dim")
+    axes = sorted({int(a) % rank for a in (range(rank) if chosen is None or chosen == [] else chosen)})
+    counts = norm and float(argument(node, 1, "ord", 2)) > 0
+    summed = counts or node.target in (aten.sum.dim_IntList, aten.sum.default)
+    reduced = labels
     if summed and labels.zero:
         trace.sums.append(labels.units)
-    reduced = trace.drop(labels, axes, keep=not (summed and labels.zero))
+        if all(size == 1 or axis in axes for axis, size in enumerate(labels.units.shape)):
+            reduced = replace(labels, units=torch.zeros([1] * rank, dtype=torch.long))  # whatever is left of them
+    reduced = trace.drop(reduced, axes, keep=not (summed and labels.zero))
     if len(shape_of(node)) == rank:
         return reduced
     return replace(reduced, units=reduced.units.squeeze(axes) if axes else reduced.units)
+
+
+@handles(aten.cumsum.default)
+def _running(trace: Trace, node: Any) -> Any:
+    """Sums of what comes before along an axis, of which nothing can go."""
+    labels = trace.of(node.args[0])
+    return replace(labels, parameter=None) if labels.units.shape[int(node.args[1])] == 1 else unknown(trace, node)
+
+
+@handles(aten.new_zeros.default, aten.new_ones.default, aten.new_full.default, aten.new_empty.default)
+def _new(trace: Trace, node: Any) -> Any:
+    """Of what it reads only the type counts."""
+    return nothing(node.meta.get("val"))
 
 
 @handles(aten.softmax.int, aten.log_softmax.int, aten._softmax.default)
@@ -187,15 +243,60 @@ def _softmax(trace: Trace, node: Any) -> Any:
     return replace(trace.drop(trace.of(x), [axis], keep=True), zero=False)
 
 
+@dataclass(frozen=True)
+class Factor:
+    """One side of a matrix product: units and shape, with as many axes as the product, and whether units are zero."""
+
+    units: Tensor
+    shape: tuple[int, ...]
+    zero: bool
+
+
 @handles(aten.matmul.default, aten.bmm.default, aten.mm.default)
 def _matmul(trace: Trace, node: Any) -> Any:
     a, b = node.args[0], node.args[1]
     if min(len(shape_of(a)), len(shape_of(b))) < 2:
         return unknown(trace, node)
-    rank = len(shape_of(node))
-    left, right = ((u := trace.of(n).units).reshape((1,) * (rank - u.dim()) + tuple(u.shape)) for n in (a, b))
-    zeros = trace.of(a).zero, trace.of(b).zero
-    inner = shape_of(a)[-1]
+    if trace.named(b) in trace.trainable and len(shape_of(b)) == 2:
+        return weighted(trace, node, a, b)
+    factors = []
+    for n in (a, b):
+        labels, lead = trace.of(n), (1,) * (len(shape_of(node)) - len(shape_of(n)))
+        factors.append(Factor(labels.units.reshape(*lead, *labels.units.shape), lead + shape_of(n), labels.zero))
+    return _multiplied(trace, node.name, factors[0], factors[1], shape_of(node))
+
+
+@handles(aten.einsum.default)
+def _einsum(trace: Trace, node: Any) -> Any:
+    """A sum of products that is one matrix product, but for the order of its axes."""
+    terms, _, out = str(node.args[0]).replace(" ", "").partition("->")
+    operands: Any = node.args[1]
+    a, _, b = terms.partition(",")
+    letters = [a, b, out]
+    plain = len(operands) == 2 and all(term.isalpha() and len(set(term)) == len(term) for term in letters)
+    if not plain or (set(a) ^ set(b)) - set(out) or set(out) - set(a) - set(b):
+        return unknown(trace, node)
+    sizes: dict[str, int] = {}
+    for term, operand in zip((a, b), operands, strict=True):
+        sizes |= zip(term, shape_of(operand), strict=True)
+    batch, inner = [x for x in out if x in a and x in b], [x for x in a if x in b and x not in out]
+    rows, columns = [x for x in a if x not in b], [x for x in b if x not in a]
+    factors = []
+    for term, operand, first, second in ((a, operands[0], rows, inner), (b, operands[1], inner, columns)):
+        order = [term.index(x) for x in (*batch, *first, *second)]
+        whole = trace.of(operand).units.expand(shape_of(operand)).permute(order)
+        shape = (*(sizes[x] for x in batch), *(math.prod(sizes[x] for x in part) for part in (first, second)))
+        factors.append(Factor(compress(whole.reshape(shape)), shape, trace.of(operand).zero))
+    shape = (*factors[0].shape[:-1], factors[1].shape[-1])
+    found = _multiplied(trace, node.name, factors[0], factors[1], shape)
+    made = [*batch, *rows, *columns]
+    units = found.units.expand(shape).reshape([sizes[x] for x in made]).permute([made.index(x) for x in out])
+    return replace(found, units=compress(units))
+
+
+def _multiplied(trace: Trace, name: str, a: Factor, b: Factor, shape: tuple[int, ...]) -> Labels:
+    """What a matrix product [..., n, k] x [..., k, m] does to units."""
+    rank, inner, left, right, zeros = len(shape), a.shape[-1], a.units, b.units, (a.zero, b.zero)
     terms = left.expand(*left.shape[:-2], left.shape[-2], inner)
     right_rows = right.transpose(-1, -2)
     if left.shape[-1] > 1 or right_rows.shape[-1] > 1:
@@ -208,13 +309,12 @@ def _matmul(trace: Trace, node: Any) -> Any:
             trace.sums.append(left)
         else:
             trace.units.keep(left)
-    trace.macs.append(Cost(node.name, float(math.prod(shape_of(node)) * inner / terms.numel()), (terms.reshape(-1),)))
+    trace.macs.append(Cost(name, float(math.prod(shape) * inner / terms.numel()), (terms.reshape(-1),)))
     left = trace.drop(Labels(left), [rank - 1], keep=False).units
     right = trace.drop(Labels(right), [rank - 2], keep=False).units
     if left.any() and right.any():
         trace.units.join(left, right)
-    for own, other, against in ((left, right, b), (right, left, a)):
-        sizes = (1,) * (rank - len(shape_of(against))) + shape_of(against)
+    for own, other, sizes in ((left, right, b.shape), (right, left, a.shape)):
         if not other.any() and any(own.shape[axis] > 1 and sizes[axis] > 1 for axis in range(rank - 2)):
             trace.units.keep(own)
     needs = [zeros[0]] if left.shape[-2] > 1 else []

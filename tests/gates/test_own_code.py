@@ -15,6 +15,7 @@ from torch.nn import functional  # noqa: E402
 
 import onnxshrink  # noqa: E402
 from onnxshrink import gates  # noqa: E402
+from onnxshrink.errors import InputError  # noqa: E402
 
 from .test_coupling import difference  # noqa: E402
 
@@ -144,6 +145,38 @@ def test_it_is_gated_cut_exported_and_comes_back(name, tmp_path):
     assert len(named) == len(list(small.parameters()))
     assert {name for name, parameter in named.items() if not parameter.requires_grad} == frozen
     assert np.isfinite(expected.numpy()).all()
+
+
+@pytest.mark.parametrize("offset", [True, False])
+@pytest.mark.parametrize("repair", [True, False])
+def test_what_prune_repaired_comes_back_or_is_refused(repair, offset, tmp_path):
+    """A function of parameters has no place for a bias that it did not have."""
+
+    class Function(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.kernel = nn.Parameter(torch.randn(12, 8, 3, 3))
+            self.offset = nn.Parameter(torch.randn(12)) if offset else None
+
+        def forward(self, x):
+            return functional.conv2d(x, self.kernel, self.offset, padding=1)
+
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), Function(), nn.ReLU(), nn.Conv2d(12, 3, 1)).eval()
+    example = torch.randn(2, 3, 8, 8)
+    gates.export(network, tmp_path / "whole.onnx", example)
+    data = [{"input": np.random.default_rng(k).standard_normal((1, 3, 8, 8)).astype(np.float32)} for k in range(8)]
+    small = tmp_path / "small.onnx"
+    options = {"keep_macs": 0.6, "align": 1, "points": 0, "repair_weights": repair}
+    mapping = json.loads(json.dumps(onnxshrink.prune(tmp_path / "whole.onnx", small, data=data, **options).shrunk.map))
+    if repair and not offset:
+        with pytest.raises(InputError, match=r"was repaired, whose weight `2\.kernel` is that of no layer of torch"):
+            gates.apply(network, mapping, example)
+        return
+    session = onnxruntime.InferenceSession(small, providers=["CPUExecutionProvider"])
+    expected = torch.from_numpy(session.run(None, {"input": example.numpy()})[0])
+    with torch.no_grad():
+        assert difference(expected, gates.apply(network, mapping, example).eval()(example)) < 1e-5
 
 
 def test_uniform_closing_knows_fixed_filters():

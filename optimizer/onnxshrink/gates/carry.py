@@ -19,6 +19,7 @@ from .export import TRANSPOSED
 from .removal import cut
 
 VERSION = 2
+CLOSE = "close these units with gates instead, so that they are zero"
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 TINY = 1e-4
 """A BatchNorm's scale below this share of its deviation is not divided by."""
@@ -155,7 +156,7 @@ def _keep_shared(closed: dict[str, dict[int, Tensor]], mapping: Mapping[str, Any
         if any(entry["node"] in absorbing for entry in entries):
             raise InputError(
                 f"constants were absorbed by {entries[0]['node']}, whose weight `{name}` is that of {uses} layers",
-                cure="close these units with gates instead, so that they are zero",
+                cure=CLOSE,
             )
         if whole and name in closed:
             closed[name] = {axis: torch.zeros_like(mask) for axis, mask in closed[name].items()}
@@ -224,8 +225,7 @@ def _absorb(network: nn.Module, mapping: Mapping[str, Any], coupling: Coupling) 
         name = layers.get(item["node"])
         if name is None:
             raise InputError(
-                f"constants were absorbed by {item['node']}, whose weight is no parameter of the network",
-                cure="close these units with gates instead, so that they are zero",
+                f"constants were absorbed by {item['node']}, whose weight is no parameter of the network", cure=CLOSE
             )
         weight = parameters[name].data
         rows = weight.flatten(2).sum(2) if weight.dim() > 2 else weight  # [out, in]
@@ -234,16 +234,28 @@ def _absorb(network: nn.Module, mapping: Mapping[str, Any], coupling: Coupling) 
             ratio = (values / item["carried_value"]).view(1, -1, *[1] * (weight.dim() - 2))
             weight[:, item["carrier"]] += (weight[:, item["slices"]] * ratio).sum(1)
         else:
-            _shift(network, name, rows[:, item["slices"]] @ values, coupling)
+            _shift(network, item["node"], name, rows[:, item["slices"]] @ values, coupling)
             weight[:, item["slices"]] = 0
 
 
-def _shift(network: nn.Module, weight: str, amount: Tensor, coupling: Coupling) -> None:
-    """Add a constant to each output of a layer: in its bias, or the mean of the BatchNorm that alone reads it."""
-    owner, _, _ = weight.rpartition(".")
+def _layer_of(network: nn.Module, weight: str, what: str, cure: str) -> Any:
+    """The layer of torch whose weight a parameter is.
+
+    Raises:
+        InputError: it is that of a function in a module's own code, which has no place for another bias.
+    """
+    owner, _, leaf = weight.rpartition(".")
     layer = network.get_submodule(owner)
-    if getattr(layer, "bias", None) is not None:
-        layer.bias.data += amount  # type: ignore[operator]
+    if leaf != "weight" or not isinstance(layer, nn.Linear | nn.modules.conv._ConvNd):
+        raise InputError(f"{what}, whose weight `{weight}` is that of no layer of torch", cure=cure)
+    return layer
+
+
+def _shift(network: nn.Module, node: str, weight: str, amount: Tensor, coupling: Coupling) -> None:
+    """Add a constant to each output of a layer: in its bias, or the mean of the BatchNorm that alone reads it."""
+    layer = _layer_of(network, weight, f"constants were absorbed by {node}", CLOSE)
+    if layer.bias is not None:
+        layer.bias.data += amount
         return
     behind = coupling.normalized.get(weight)
     if behind is None:
@@ -281,17 +293,22 @@ def _restore(
         if not layer_weight:
             parameter.copy_(new)
             continue
-        layer = network.get_submodule(name.rpartition(".")[0])
         along = 1 if weight["op"] == "ConvTranspose" else 0
         bias = _value(entries[node, 2]).to(parameter) if "value" in entries.get((node, 2), {}) else None
         if bias is not None and along in kept:
             bias = _spread(bias, 0, kept[along], parameter.shape[along], here.get(along))
         owner = coupling.normalized.get(name, "").rpartition(".")[0]
-        if owner and f"{owner}.weight" not in mapping.get("normalizations", ()):
+        folded = bool(owner) and f"{owner}.weight" not in mapping.get("normalizations", ())
+        own = entries.get((node, 2), {}).get("source")
+        if not folded:
+            parameter.copy_(new)
+        if folded:
+            layer = _layer_of(network, name, f"{node} was repaired", "prune with --no-repair")
             _unfold(network.get_submodule(owner), layer, new, bias, along)
-            continue
-        parameter.copy_(new)
-        if bias is not None:
+        elif bias is not None and own in names:
+            network.get_parameter(own).data.copy_(bias)
+        elif bias is not None:
+            layer = _layer_of(network, name, f"{node} was repaired", "prune with --no-repair")
             layer.register_parameter("bias", nn.Parameter(bias))
 
 

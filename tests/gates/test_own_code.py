@@ -33,6 +33,17 @@ class Blur(nn.Module):
         return functional.conv2d(x, self.filter, self.bias, stride=2, groups=len(self.filter))
 
 
+class Constant(nn.Module):
+    """A filter that is neither parameter nor buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.filter = torch.rand(8, 1, 1, 3)
+
+    def forward(self, x):
+        return functional.conv2d(x, self.filter, padding=1, groups=8)
+
+
 class Fixed(nn.Module):
     """A fixed basis, and weights that combine it."""
 
@@ -94,6 +105,7 @@ def behind_a_layer(*modules):
 MODULES = {
     "blur": (Blur, {"0": 8, "4": 8}),
     "blur with a bias": (lambda: Blur(bias=True), {"0": 8, "4": 8}),
+    "constant": (Constant, {"0": 8, "4": 8}),
     "fixed basis": (Fixed, {"0": 8, "2": 6, "2/combine": 8, "4": 8}),
     "behind a sigmoid, a fixed basis": (
         lambda: nn.Sequential(nn.Sigmoid(), Fixed()),

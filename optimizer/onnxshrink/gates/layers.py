@@ -133,10 +133,10 @@ def _produces(trace: Trace, node: Any, weight: str, axis: int, bias: Any, out: T
     elif isinstance(bias, Node):  # computed, and no gate closes it
         trace.units.keep(out)
         trace.units.keep(trace.of(bias).units)
-    if weight in trace.constants:
-        trace.units.keep(out)
-    else:
+    if weight not in trace.constants:
         trace.layers.append((weight, axis))
+    elif not passes:
+        trace.units.keep(out)
     trace.producers[node] = [name for name, _ in own if name in trace.trainable]
     for name, along_axis in own:
         if name in trace.trainable and trace.gated.setdefault(name, along_axis) != along_axis:

@@ -134,6 +134,8 @@ def rows_of(recipe: str, *targets: float, relaxed: bool = False, published: str 
 ROWS = [
     *rows_of("resnet20", 0.5, 0.3, relaxed=True),
     *rows_of("unet-small", 0.2, 0.05, relaxed=True),
+    dense_row("resnet20-twice"),
+    *(Row("resnet20-twice", search, 0.5) for search in ("uniform", "importance")),
     *rows_of("resnet20-long", 0.46, published="FPGM 92.20 → 90.44 at 54 % removed"),
     *rows_of("resnet56", 0.39, 0.29, published="DAIS 93.53 at 70.9 %, DepGraph 93.64 at 2.57x"),
     *rows_of("resnet110", 0.28, published="CHIP 93.23 at 72 %"),

@@ -2,7 +2,7 @@
 
     python tools/pruning_results.py [--only NAME] [--run WORK --data DATA --models MODELS --runs RUNS] [--write]
 
-docs/rows/pruning/<group>/<row>.json holds each row. What is there is not made again, so a run can be interrupted;
+A line of docs/rows/pruning/<group>.json holds each row. What is there is not made again, so a run can be interrupted;
 without --run nothing is. WORK takes the layer tables and retrained networks that rows leave behind, DATA holds CIFAR-10
 and CamVid (models/cifar10.py, models/camvid.py), MODELS the published ones of tools/published_models.py, RUNS the
 trained networks of tools/training_results.py.

@@ -23,7 +23,7 @@ from onnxshrink import benchmark
 from onnxshrink.errors import OnnxshrinkError
 from tools import pruning_rivals
 from tools.pruning_inputs import answers, difference, feeds, pixels
-from tools.rows import Figures, keep
+from tools.rows import Figures, keep, read
 
 ROOT = Path(__file__).resolve().parent.parent
 NETWORK = ROOT / "models" / "resnet20_cifar10_gated.onnx"
@@ -115,12 +115,12 @@ class Row:
     make: Callable[[], Figures]
 
     def path(self, folder: Path) -> Path:
-        return folder / self.group / f"{self.name}.json"
+        return folder / self.group / self.name
 
     def run(self, folder: Path) -> None:
         """Make it, unless it is there."""
         path = self.path(folder)
-        if path.exists():
+        if read(path) is not None:
             return
         start = time.perf_counter()
         try:

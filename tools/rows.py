@@ -1,7 +1,7 @@
 """Rows of the tables of docs/results.md that take minutes or hours to make.
 
-Each is kept in the repository, docs/rows/<table>/<group>/<row>.json, so that a page can be written again, and a table
-completed, without running what is there. A row whose file is deleted is made again.
+Each is kept in the repository, a line of docs/rows/<table>/<group>.json, so that a page can be written again, and a
+table completed, without running what is there. A row whose line is deleted is made again.
 """
 
 from __future__ import annotations
@@ -18,13 +18,26 @@ Figures = dict[str, Any]
 
 
 def read(path: Path) -> Figures | None:
-    """A row; None if it was not made."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    """A row, FOLDER/<group>/<row>; None if it was not made."""
+    return _group(path).get(path.name)
 
 
 def keep(path: Path, figures: Figures) -> None:
-    """Write a row whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(figures) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    """Write a row; its group's file is replaced as a whole or not at all."""
+    rows = _group(path) | {path.name: figures}
+    lines = (f"{json.dumps(name)}: {json.dumps(row)}" for name, row in sorted(rows.items()))
+    file = _file(path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f"{file.name}.partial")
+    partial.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    os.replace(partial, file)
+
+
+def _group(path: Path) -> dict[str, Figures]:
+    """All rows of a row's group."""
+    file = _file(path)
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+
+def _file(path: Path) -> Path:
+    return path.parent.with_name(f"{path.parent.name}.json")

@@ -2,8 +2,9 @@
 
     python tools/training_results.py [--only NAME] [--seeds 0,1,2] [--run RUNS --data FOLDER] [--write]
 
-docs/rows/training/<recipe>/<seed>/<row>.json holds what each run came to. What is there is not run again; without --run
-nothing is. RUNS/<recipe>/<seed>/<row> takes its checkpoint, from which a run that was killed goes on, and its files.
+A line of docs/rows/training/<recipe>/<seed>.json holds what each run came to. What is there is not run again; without
+--run nothing is. RUNS/<recipe>/<seed>/<row> takes its checkpoint, from which a run that was killed goes on, and its
+files.
 Scores are those of ONNX Runtime on the file that `onnxshrink optimize --align 1` makes, on the whole test split (of
 ImageNet and Cityscapes, the validation split); latency is a ratio to the dense network from interleaved runs.
 """
@@ -11,6 +12,7 @@ ImageNet and Cityscapes, the validation split); latency is a ratio to the dense 
 from __future__ import annotations
 
 import argparse
+import io
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -110,6 +112,7 @@ def curves(shown: Mapping[Row, Found], picture: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
+    from PIL import Image
 
     recipes = list(dict.fromkeys(row.recipe for row in shown))
     figure = Figure(figsize=(12, 3.6 * len(recipes)), layout="constrained")
@@ -141,7 +144,9 @@ def curves(shown: Mapping[Row, Found], picture: Path) -> None:
             axes.spines[["top", "right"]].set_visible(False)
     for axes in panels[-1]:
         axes.set_xlabel("epoch")
-    figure.savefig(picture, dpi=100)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100)
+    Image.open(buffer).convert("RGB").quantize().save(picture, optimize=True)  # a third of the bytes
 
 
 def main() -> None:

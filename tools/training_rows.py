@@ -90,7 +90,7 @@ class Row:
 
     def path(self, rows: Path, seed: int) -> Path:
         """Where the figures of one run are kept."""
-        return rows / self.recipe / str(seed) / f"{self.name}.json"
+        return rows / self.recipe / str(seed) / self.name
 
     def make(self, rows: Path, runs: Path, data: Path, seed: int, threads: str, seconds: float) -> None:
         """Train one seed, measure and keep it, unless it is there; a run that was killed goes on."""

@@ -15,7 +15,7 @@ from tools import pruning_results, pruning_rows, pruning_tables, rows
 
 
 def keep(folder: Path, group: str, name: str, **figures: object) -> None:
-    rows.keep(folder / group / f"{name}.json", figures)
+    rows.keep(folder / group / name, figures)
 
 
 def section(folder: Path) -> str:
@@ -81,8 +81,8 @@ def test_a_row_is_run_once_and_a_failure_is_a_row(tmp_path: Path) -> None:
         for _ in range(2):
             pruning_rows.Row("group", name, make).run(tmp_path)
     assert len(made) == 2
-    assert rows.read(tmp_path / "group" / "first.json") == pytest.approx({"error": 0.5, "seconds": 0.0})
-    failed = rows.read(tmp_path / "group" / "second.json")
+    assert rows.read(tmp_path / "group" / "first") == pytest.approx({"error": 0.5, "seconds": 0.0})
+    failed = rows.read(tmp_path / "group" / "second")
     assert failed is not None
     assert failed["failed"] == "cannot be reached"
     assert not list(tmp_path.rglob("*.partial"))

@@ -74,16 +74,9 @@ def _convolved(trace: Trace, node: Any, groups: int, *, transposed: bool) -> Any
 def linear(trace: Trace, node: Any) -> Any:
     """Reads the units of the last axis and makes new ones."""
     x, w = node.args[0], node.args[1]
-    name = trace.named(w)
-    if name is None or not isinstance(x, Node):
+    if trace.named(w) is None or not isinstance(x, Node):
         return unknown(trace, node, COMPUTED)
-    shape = shape_of(node)
-    into, out = trace.channel(x, -1), trace.units.new(shape[-1])
-    trace.parameter(name, 0, out)
-    trace.read(name, 1, into, trace.of(x).zero)
-    closed = _produces(trace, node, name, 0, argument(node, 2, "bias"), out)
-    trace.macs.append(Cost(name, float(math.prod(shape[:-1])), (into, out)))
-    return along(out, len(shape) - 1, len(shape), zero=closed)
+    return weighted(trace, node, x, w, argument(node, 2, "bias"), out_axis=0)
 
 
 @handles(aten.addmm.default)
@@ -95,13 +88,13 @@ def _addmm(trace: Trace, node: Any) -> Any:
     return weighted(trace, node, x, weight, bias)
 
 
-def weighted(trace: Trace, node: Node, x: Node, weight: Node, bias: Node | None = None) -> Labels:
-    """A product with a weight [in, out]: `linear` the other way round."""
+def weighted(trace: Trace, node: Node, x: Node, weight: Node, bias: Any = None, *, out_axis: int = 1) -> Labels:
+    """A product of the last axis with a weight [in, out] or, with `out_axis=0`, [out, in]."""
     name, shape = str(trace.named(weight)), shape_of(node)
     into, out = trace.channel(x, -1), trace.units.new(shape[-1])
-    trace.read(name, 0, into, trace.of(x).zero)
-    trace.parameter(name, 1, out)
-    closed = _produces(trace, node, name, 1, bias, out)
+    trace.parameter(name, out_axis, out)
+    trace.read(name, 1 - out_axis, into, trace.of(x).zero)
+    closed = _produces(trace, node, name, out_axis, bias, out)
     trace.macs.append(Cost(name, float(math.prod(shape[:-1])), (into, out)))
     return along(out, len(shape) - 1, len(shape), zero=closed)
 

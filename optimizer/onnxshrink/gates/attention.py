@@ -1,11 +1,14 @@
-"""Attention written out in matrix products, for an exporter that knows the fused operator in some layouts only."""
+"""Attention: as a layer that knows training from evaluation, and written out in matrix products.
+
+The exporter knows the fused operator in some layouts only.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import GraphModule
 
 aten = torch.ops.aten
@@ -67,3 +70,15 @@ def attention(
         return scores.softmax(-1) @ value
     weights = scores.masked_fill(~counts, -torch.inf).softmax(-1)
     return weights.masked_fill(~counts, 0) @ value
+
+
+class Attention(nn.Module):
+    """Scaled dot-product attention that drops out in training only."""
+
+    def __init__(self, dropout: float, causal: bool, scale: float | None) -> None:
+        super().__init__()
+        self.dropout, self.causal, self.scale = dropout, causal, scale
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        dropout = self.dropout if self.training else 0.0
+        return nn.functional.scaled_dot_product_attention(q, k, v, mask, dropout, self.causal, scale=self.scale)

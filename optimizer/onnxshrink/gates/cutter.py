@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 from torch.fx import Node
 
 from ..errors import InputError
+from .attention import Attention
 from .coupling import Trace, compress, handler_of
 from .elementwise import ELEMENTWISE
 from .layers import convolution, linear, transposed
@@ -17,6 +18,7 @@ from .left import Left
 from .modes import DROPOUTS
 from .movement import LIKE, concat, movement, spatial, stack
 from .nodes import argument
+from .parts import dropout, move, spread, spread_like
 from .selection import Selection
 
 aten = torch.ops.aten
@@ -160,7 +162,7 @@ class Cutter:
             for field, name in names.items():
                 getattr(layer, field).data = self.sliced(name)
                 getattr(layer, field).requires_grad_(self.tensors[name].requires_grad)
-            _move(before, layer)
+            move(before, layer)
             setattr(self._module(path), leaf, layer)
             self.layers[key] = target
         self.new[node] = self.graph.call_module(target, (self._value(node.args[0]),))
@@ -203,7 +205,7 @@ class Cutter:
             self._group_norm(node)
         elif node.target in DROPOUTS:
             name = f"{node.name}_module"
-            self.root.add_module(name, _dropout(node))
+            self.root.add_module(name, dropout(node))
             self.new[node] = self.graph.call_module(name, (self._value(node.args[0]),))
         elif node.target is aten.scaled_dot_product_attention.default:
             self._attention(node)
@@ -324,8 +326,8 @@ class Cutter:
             groups = width // cut.shape[1]
         elif groups == weight.meta["val"].shape[0]:
             groups = width
-        stride, dilation, extra = (_spread(value, dims) for value in (stride, dilation, extra))
-        padding = padding if isinstance(padding, str) else _spread(padding, dims)
+        stride, dilation, extra = (spread(value, dims) for value in (stride, dilation, extra))
+        padding = padding if isinstance(padding, str) else spread(padding, dims)
         named = {"weight": weight, "bias": bias}
         if not self._owned(named):
             ends = (extra, groups, dilation) if transposed else (dilation, groups)
@@ -369,48 +371,8 @@ class Cutter:
 
     def _attention(self, node: Any) -> None:
         defaults: tuple[Any, ...] = (None, 0.0, False)
-        q, k, v, mask, dropout, causal, *_ = tuple(node.args) + defaults[len(node.args) - 3 :]
+        q, k, v, mask, rate, causal, *_ = tuple(node.args) + defaults[len(node.args) - 3 :]
         name = f"{node.name}_module"
-        self.root.add_module(name, Attention(float(dropout), bool(causal), node.kwargs.get("scale")))
+        self.root.add_module(name, Attention(float(rate), bool(causal), node.kwargs.get("scale")))
         arguments = self._argument((q, k, v) if mask is None else (q, k, v, mask))
         self.new[node] = self.graph.call_module(name, arguments)
-
-
-def _move(source: nn.Module, target: nn.Module) -> None:
-    """Give a module what another one has of its own."""
-    for name, parameter in source.named_parameters(recurse=False):
-        target.register_parameter(name, parameter)
-    for name, buffer in source.named_buffers(recurse=False):
-        target.register_buffer(name, buffer)
-    for name, child in source.named_children():
-        target.add_module(name, child)
-
-
-def spread_like(constant: Tensor, like: Tensor, axis: int | None) -> Tensor:
-    """A constant at the size of another tensor, in all axes but one, if one is given."""
-    own = None if axis is None else axis % like.dim()
-    return constant.expand([constant.shape[a] if a == own else size for a, size in enumerate(like.shape)])
-
-
-def _dropout(node: Any) -> nn.Module:
-    """Dropout of elements or, where the operator says so, of whole channels."""
-    if node.target in (aten.dropout.default, aten.dropout_.default):
-        return nn.Dropout(node.args[1])
-    return {3: nn.Dropout1d, 4: nn.Dropout2d, 5: nn.Dropout3d}[node.meta["val"].dim()](node.args[1])
-
-
-class Attention(nn.Module):
-    """Scaled dot-product attention that drops out in training only."""
-
-    def __init__(self, dropout: float, causal: bool, scale: float | None) -> None:
-        super().__init__()
-        self.dropout, self.causal, self.scale = dropout, causal, scale
-
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-        dropout = self.dropout if self.training else 0.0
-        return nn.functional.scaled_dot_product_attention(q, k, v, mask, dropout, self.causal, scale=self.scale)
-
-
-def _spread(value: Any, dims: int) -> tuple[int, ...]:
-    values = tuple(value) if isinstance(value, list | tuple) else (value,)
-    return values * dims if len(values) == 1 else values

@@ -1,0 +1,39 @@
+"""What the cutter puts together a network from, besides the layers of torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+aten = torch.ops.aten
+
+
+def move(source: nn.Module, target: nn.Module) -> None:
+    """Give a module what another one has of its own."""
+    for name, parameter in source.named_parameters(recurse=False):
+        target.register_parameter(name, parameter)
+    for name, buffer in source.named_buffers(recurse=False):
+        target.register_buffer(name, buffer)
+    for name, child in source.named_children():
+        target.add_module(name, child)
+
+
+def spread_like(constant: Tensor, like: Tensor, axis: int | None) -> Tensor:
+    """A constant at the size of another tensor, in all axes but one, if one is given."""
+    own = None if axis is None else axis % like.dim()
+    return constant.expand([constant.shape[a] if a == own else size for a, size in enumerate(like.shape)])
+
+
+def dropout(node: Any) -> nn.Module:
+    """Dropout of elements or, where the operator says so, of whole channels."""
+    if node.target in (aten.dropout.default, aten.dropout_.default):
+        return nn.Dropout(node.args[1])
+    return {3: nn.Dropout1d, 4: nn.Dropout2d, 5: nn.Dropout3d}[node.meta["val"].dim()](node.args[1])
+
+
+def spread(value: Any, dims: int) -> tuple[int, ...]:
+    """A number for each dimension, where one may stand for all."""
+    values = tuple(value) if isinstance(value, list | tuple) else (value,)
+    return values * dims if len(values) == 1 else values

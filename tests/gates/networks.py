@@ -332,6 +332,56 @@ def products() -> Made:
     return Products(), image()
 
 
+class Looks(nn.Module):
+    """Attention to channels and to places, which reads means and extremes over channels, spelled in several ways."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = conv(3, 16), nn.Conv2d(16, 12, 3, padding=1), conv(12, 8)
+        self.squeeze = nn.Sequential(nn.Conv2d(16, 4, 1), nn.ReLU(), nn.Conv2d(4, 16, 1))
+        self.place, self.places = nn.Conv2d(2, 1, 7, padding=3), nn.Conv2d(3, 1, 3, padding=1, bias=False)
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        x = x * torch.sigmoid(self.squeeze(x.mean((2, 3), keepdim=True)) + self.squeeze(x.amax((2, 3), keepdim=True)))
+        x = x * torch.sigmoid(self.place(torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)))
+        x = self.second(x)
+        places = [x.max(1)[0].unsqueeze(1), x.min(1, keepdim=True).values, x.mean(1).unsqueeze(1)]
+        x = self.third(x * torch.sigmoid(self.places(torch.cat(places, 1)))) / (
+            1 + x.mean((1, 2, 3), keepdim=True).abs()
+        )
+        return self.head(x.max(3).values.max(2)[0])
+
+
+@network
+def looks() -> Made:
+    return Looks(), image()
+
+
+class ResponseNorms(nn.Module):
+    """Hidden units that are divided by the mean of their norms."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch, self.norm = nn.Conv2d(3, 8, 4, 4), nn.LayerNorm(8)
+        self.wide, self.narrow, self.head = nn.Linear(8, 32), nn.Linear(32, 8), nn.Linear(8, 10)
+        self.scale, self.shift = nn.Parameter(torch.randn(32)), nn.Parameter(torch.randn(32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch(x).permute(0, 2, 3, 1)
+        y = functional.gelu(self.wide(self.norm(x)))
+        size = y.norm(p=2, dim=(1, 2), keepdim=True)
+        response = size / (size.mean(-1, keepdim=True) + 1e-6)
+        y = y + torch.addcmul(self.shift, self.scale, y * response)
+        return self.head((x + self.narrow(y)).mean((1, 2)))
+
+
+@network
+def response_norms() -> Made:
+    return ResponseNorms(), image()
+
+
 class UNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -98,6 +98,31 @@ class FrozenNorm(nn.Module):
         return x * scale + (self.bias.view(1, -1, 1, 1) - self.mean.view(1, -1, 1, 1) * scale)
 
 
+class Places(nn.Module):
+    """What is largest, smallest and the mean over channels, and over all, times channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.look = nn.Conv2d(3, 1, 3, padding=1)
+
+    def forward(self, x):
+        places = [x.max(1)[0].unsqueeze(1), x.min(1, keepdim=True).values, x.mean(1).unsqueeze(1)]
+        return x * torch.sigmoid(self.look(torch.cat(places, 1)) - x.mean((1, 2, 3), keepdim=True) + x.max())
+
+
+class Responses(nn.Module):
+    """Channels that are divided by the mean of their norms."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale, self.shift = nn.Parameter(torch.randn(8)), nn.Parameter(torch.randn(8))
+
+    def forward(self, x):
+        size = x.norm(p=2, dim=(2, 3), keepdim=True)
+        response = size / (size.mean(1, keepdim=True) + 1e-6)
+        return x + torch.addcmul(self.shift.view(-1, 1, 1), self.scale.view(-1, 1, 1), x * response)
+
+
 def behind_a_layer(*modules):
     return lambda: nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), *modules)
 
@@ -116,6 +141,9 @@ MODULES = {
     "frozen normalization": (FrozenNorm, {"0": 8, "4": 8}),
     "frozen layer": (lambda: behind_a_layer(nn.BatchNorm2d(8))().requires_grad_(False), {"0": 8, "2/0": 8, "4": 8}),
     "no scale": (behind_a_layer(nn.BatchNorm2d(8, affine=False)), {"0": 8, "2/0": 8, "4": 8}),
+    "places": (Places, {"0": 8, "4": 8}),
+    "places of any sign": (behind_a_layer(Places()), {"0": 8, "2/0": 8, "4": 8}),
+    "responses": (behind_a_layer(Responses()), {"0": 8, "2/0": 8, "4": 8}),
     "each image by itself": (behind_a_layer(nn.InstanceNorm2d(8)), {"0": 8, "2/0": 8, "4": 8}),
 }
 

@@ -200,9 +200,19 @@ def topk_channel() -> Net:
     return chain(lambda net, t: net.op("TopK", t, net.const([5]), count=2, axis=1), still_known=False, width=5)
 
 
-@TRAPS.add(None, "a mean over channels divides by their number")
+@TRAPS.add(
+    4 * 28 - 1, "a mean over channels divides by their number, of which those are a part that are not there any more"
+)
 def reducemean_channel() -> Net:
     return chain(lambda net, t: net.op("ReduceMean", t, axes=[1], keepdims=1), still_known=False, width=1)
+
+
+@TRAPS.add(4 * 28 - 1, "a mean over channels and pixels counts both")
+def reducemean_all() -> Net:
+    def middle(net: Net, t: str) -> str:
+        return net.op("Mul", net.op("ReduceMean", t, axes=[1, 2, 3], keepdims=1), net.const(np.ones((1, 1, 6, 6))))
+
+    return chain(middle, still_known=False, width=1)
 
 
 @TRAPS.add(4 * 28, "a sum over channels does not miss zeros")
@@ -211,9 +221,24 @@ def reducesum_channel() -> Net:
     return chain(middle, still_known=False, width=1)
 
 
-@TRAPS.add(None, "a maximum over channels sees zeros where all others are negative")
+@TRAPS.add(4 * 28 - 1, "a maximum over channels sees zeros where all others are negative")
 def reducemax_channel() -> Net:
     return chain(lambda net, t: net.op("ReduceMax", t, axes=[1], keepdims=1), still_known=False, width=1)
+
+
+@TRAPS.add(4 * 28 - 1, "a minimum over channels sees zeros where all others are positive")
+def reducemin_channel() -> Net:
+    return chain(lambda net, t: net.op("ReduceMin", t, axes=[1], keepdims=1), still_known=False, width=1)
+
+
+@TRAPS.add(4 * 28, "no channel is smaller than the zeros: nothing has to stand in for them")
+def reducemax_positive() -> Net:
+    return chain(lambda net, t: net.op("ReduceMax", net.op("Abs", t), axes=[1], keepdims=1), still_known=False, width=1)
+
+
+@TRAPS.add(None, "before opset 8 no operator broadcasts a maximum: zeros stay below it")
+def reducemax_opset7() -> Net:
+    return chain(lambda net, t: net.op("ReduceMax", t, axes=[1], keepdims=1), still_known=False, width=1, opset=7)
 
 
 @TRAPS.add(2 * (8 + 1 + 36), "negative weights on inputs in [0, 1] and a negative bias: this ReLU never fires")

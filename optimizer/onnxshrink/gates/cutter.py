@@ -294,7 +294,7 @@ class Cutter:
         elif handler in ELEMENTWISE:
             arguments = fx.map_arg(node.args, self._known)
             self.constant[node] = node.target(*arguments, **node.kwargs)
-        elif handler is movement and isinstance(node.meta["val"], Tensor):
+        elif handler is movement:
             target, arguments, keywords = self.left.resized(node, self.left.widths(node))
             x, *rest = fx.map_arg(arguments, lambda n: self._known(n) if n in self.constant else int(n.meta["val"]))
             source: Any = node.args[0]

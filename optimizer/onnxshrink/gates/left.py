@@ -10,10 +10,16 @@ from torch import Tensor
 from torch.fx import Node
 
 from .coupling import HANDLERS, Labels, Trace
-from .movement import movement
+from .movement import movement, reduced_axes, reduction
 from .nodes import argument
+from .parts import largest, mean, smallest
 
 aten = torch.ops.aten
+EXTREMES = {
+    **dict.fromkeys((aten.amax.default, aten.max.default), (largest, aten.clamp_min.default)),
+    **dict.fromkeys((aten.amin.default, aten.min.default), (smallest, aten.clamp_max.default)),
+}
+"""What an extreme becomes where zeros are not there any more, and what says the same of them already."""
 
 
 class Left:
@@ -71,11 +77,25 @@ class Left:
         if node.target is operator.getitem and x.target is aten.unbind.int:
             source, axis = x.args[0], int(argument(x, 1, "dim", 0))
             return node.target, (x, self._moved(source, axis, node.args[1])), {}
+        if HANDLERS.get(node.target) is reduction:
+            return self._completed(node)
         if isinstance(self.trace.labels[node], list) and HANDLERS.get(node.target) is movement:
             axis = int(rest[-1] if len(rest) > 1 else node.kwargs.get("dim", 0)) % x.meta["val"].dim()
             if axis in self.widths(x) and node.target is not aten.unbind.int:
                 sizes = [self._along(part.units, axis, size) for part, size in self._parts(node, axis)]
                 return aten.split_with_sizes.default, (x, sizes, axis), {}
+        return node.target, node.args, node.kwargs
+
+    def _completed(self, node: Any) -> tuple[Any, Any, Any]:
+        """Means and extremes of what stays and of the zeros that do not."""
+        x, axes, before = node.args[0], reduced_axes(node), self.widths(node.args[0])
+        counts = {axis: before[axis].numel() for axis in axes if axis in before}
+        keeps = node.meta["val"].dim() == x.meta["val"].dim()
+        if counts and node.target in (aten.mean.dim, aten.mean.default):
+            return mean, (x, axes, counts, keeps, node.kwargs.get("dtype")), {}
+        completed, clamp = EXTREMES.get(node.target, (None, None))
+        if counts and completed and not all(user.target is clamp and user.args[1] == 0 for user in node.users):
+            return completed, (x, axes, keeps), {}
         return node.target, node.args, node.kwargs
 
     def _picked(self, node: Any) -> tuple[Any, Any, Any]:

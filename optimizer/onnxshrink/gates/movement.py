@@ -200,27 +200,38 @@ def spatial(trace: Trace, node: Any) -> Any:
 @handles(
     *(aten.mean.dim, aten.mean.default, aten.sum.dim_IntList, aten.sum.default, aten.amax.default, aten.amin.default),
     *(aten.std.correction, aten.var.correction, aten.std.dim, aten.var.dim, aten.linalg_vector_norm.default),
+    *(aten.max.default, aten.min.default),
 )
-def _reduction(trace: Trace, node: Any) -> Any:
-    """Of zeros all of these make zero, and sums and norms can do without zeros."""
-    x = node.args[0]
-    labels, rank = trace.of(x), len(shape_of(x))
-    norm = node.target is aten.linalg_vector_norm.default
-    chosen: Any = None
-    if node.target not in (aten.mean.default, aten.sum.default):
-        chosen = argument(node, 2 if norm else 1, "dim")
-    axes = sorted({int(a) % rank for a in (range(rank) if chosen is None or chosen == [] else chosen)})
-    counts = norm and float(argument(node, 1, "ord", 2)) > 0
-    summed = counts or node.target in (aten.sum.dim_IntList, aten.sum.default)
-    reduced = labels
-    if summed and labels.zero:
+def reduction(trace: Trace, node: Any) -> Any:
+    """Of zeros all of these make zero, and all but deviations can do without zeros that they know the number of."""
+    labels, rank, axes = trace.of(node.args[0]), len(shape_of(node.args[0])), reduced_axes(node)
+    skips = node.target in SKIPPING
+    if node.target is aten.linalg_vector_norm.default:
+        skips = float(argument(node, 1, "ord", 2)) > 0
+    reduced, skips = labels, skips and labels.zero
+    if skips and any(labels.units.shape[axis] > 1 for axis in axes):
         trace.sums.append(labels.units)
         if all(size == 1 or axis in axes for axis, size in enumerate(labels.units.shape)):
             reduced = replace(labels, units=torch.zeros([1] * rank, dtype=torch.long))  # whatever is left of them
-    reduced = trace.drop(reduced, axes, keep=not (summed and labels.zero))
+    reduced = trace.drop(reduced, axes, keep=not skips)
     if len(shape_of(node)) == rank:
         return reduced
     return replace(reduced, units=reduced.units.squeeze(axes) if axes else reduced.units)
+
+
+OF_ALL = {aten.mean.default, aten.sum.default, aten.max.default, aten.min.default}
+SKIPPING = {*OF_ALL, aten.mean.dim, aten.sum.dim_IntList, aten.amax.default, aten.amin.default}
+"""Reductions of which one knows the value from the elements that are not zero and the number of those that are."""
+
+
+def reduced_axes(node: Any) -> list[int]:
+    """The axes that a reduction takes together, ascending."""
+    rank = len(shape_of(node.args[0]))
+    chosen: Any = None
+    if node.target not in OF_ALL:
+        place = 2 if node.target is aten.linalg_vector_norm.default else 1
+        chosen = argument(node, place, "dim")
+    return sorted({int(a) % rank for a in (range(rank) if chosen is None or chosen == [] else chosen)})
 
 
 @handles(aten.cumsum.default)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -37,3 +38,22 @@ def spread(value: Any, dims: int) -> tuple[int, ...]:
     """A number for each dimension, where one may stand for all."""
     values = tuple(value) if isinstance(value, list | tuple) else (value,)
     return values * dims if len(values) == 1 else values
+
+
+def mean(x: Tensor, axes: list[int], counts: dict[int, int], keepdim: bool, dtype: torch.dtype | None) -> Tensor:
+    """A mean over axes of which some have lost slices of zeros; `counts` says how many there were."""
+    x = x if dtype is None else x.to(dtype)
+    x = x.sum(list(counts), keepdim=True) / math.prod(counts.values())
+    others = [axis for axis in axes if axis not in counts]
+    x = x.mean(others, keepdim=True) if others else x
+    return x if keepdim else x.squeeze(axes)
+
+
+def largest(x: Tensor, axes: list[int], keepdim: bool) -> Tensor:
+    """The largest, of which some that are not there any more were zero."""
+    return x.amax(axes, keepdim).clamp_min(0)
+
+
+def smallest(x: Tensor, axes: list[int], keepdim: bool) -> Tensor:
+    """The smallest, of which some that are not there any more were zero."""
+    return x.amin(axes, keepdim).clamp_max(0)

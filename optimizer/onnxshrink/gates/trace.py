@@ -18,7 +18,12 @@ from torch.fx import Node
 
 from ..errors import InputError, short
 from .modes import MODES
+from .nodes import argument
 from .writes import functional
+
+aten = torch.ops.aten
+PLAIN = {aten.max.dim: aten.amax.default, aten.min.dim: aten.amin.default}
+"""What gives values and their places, and what gives the values alone."""
 
 
 def trace(network: nn.Module, example: tuple[Tensor, ...], *, free_batch: bool = False) -> torch.export.ExportedProgram:
@@ -46,14 +51,14 @@ def trace(network: nn.Module, example: tuple[Tensor, ...], *, free_batch: bool =
     if training is not None and told(training) == told(evaluation):
         found = functional(training)
         if _modes(found) == _modes(training):
-            return found
+            return _without_places(found)
         what = "writes in place into what it reads again, and drops out whole channels"
     warnings.warn(
         f"the code of {type(network).__name__}, or of a module in it, {what}; what is cut out of it does in training "
         "what it does in evaluation",
         stacklevel=2,
     )
-    return functional(evaluation)
+    return _without_places(functional(evaluation))
 
 
 def exported(
@@ -84,6 +89,22 @@ def exported(
         for module, mode in modes.items():
             module.training = mode
     sys.stderr.write(said.getvalue())
+    return program
+
+
+def _without_places(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """The program with plain extremes where nobody asks for their places."""
+    graph = program.graph
+    for node in list(graph.nodes):
+        plain = PLAIN.get(node.target)
+        if plain is None or any(user.args[1] != 0 for user in node.users if user.users):
+            continue
+        for user in [user for user in node.users if user.users]:
+            with graph.inserting_before(user):
+                x, axis = node.args[:2]
+                found = graph.call_function(plain, (x, [axis], bool(argument(node, 2, "keepdim", False))))
+            found.meta = dict(user.meta)
+            user.replace_all_uses_with(found)
     return program
 
 

@@ -1,14 +1,19 @@
-"""Reductions: reduced axes are mixed, the others pass. A sum does without slices that are zero."""
+"""Reductions: reduced axes are mixed, the others pass.
+
+A sum does without slices that are zero. So does a mean of k of n slices, times k / n; and what is largest or smallest
+of those that stay and 0, where the slices that stay are not known to say so themselves.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 
 from ..graph.view import Node, is_float
 from .fact import Fact, cancelled, collapse
-from .rule import Context, Demand, Rule, State, everything, free_slices, register
+from .rule import Context, Cut, Demand, Rewrite, Rule, State, everything, free_slices, register
 from .tie import Picks, Same, Tie
 
 FUNCTIONS: dict[str, Callable[[np.ndarray, tuple[int, ...]], np.ndarray]] = {
@@ -26,6 +31,11 @@ FUNCTIONS: dict[str, Callable[[np.ndarray, tuple[int, ...]], np.ndarray]] = {
 """What each operator computes, in float64."""
 
 CANCELLING = {"ReduceSum", "ReduceMean"}
+SUMS = {"ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare"}
+COMPLETED = {"ReduceMean": "Mul", "ReduceMax": "Max", "ReduceMin": "Min"}
+"""What makes their answer of the slices that stay the answer of all."""
+COMPLETED_FROM = 8
+"""The first opset in which these broadcast."""
 
 
 class Reduce(Rule):
@@ -97,7 +107,7 @@ class Reduce(Rule):
             for a, b in self._pairs(node, context, reduced)
             if context.size(x, a) is not None and context.size(x, a) == context.size(y, b)
         ]
-        if self._skips_zeros(node):  # free: mentioned, tied to nothing
+        if self._skips_zeros(node, context):  # free: mentioned, tied to nothing
             ties += [
                 Picks((x, a), (x, a), np.arange(context.size(x, a) or 1))
                 for a in reduced
@@ -106,8 +116,10 @@ class Reduce(Rule):
         return ties
 
     @staticmethod
-    def _skips_zeros(node: Node) -> bool:
-        return node.op in ("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare")
+    def _skips_zeros(node: Node, context: Context) -> bool:
+        if node.op in COMPLETED:
+            return context.opset >= COMPLETED_FROM and context.graph.is_float(node.inputs[0])
+        return node.op in SUMS
 
     def reads(self, node: Node, context: Context, state: State) -> dict[int, Demand | None]:
         out = node.outputs[0]
@@ -123,13 +135,41 @@ class Reduce(Rule):
         for a, b in self._pairs(node, context, reduced):
             if b < len(live) and live[b].size == demand[a].size:
                 demand[a] = live[b]
-        if self._skips_zeros(node):
+        if self._skips_zeros(node, context):
             for axis in reduced:
                 uniform, value = free_slices(x, axis, context)
                 kept = state.kept((x, axis))
                 if uniform.size == demand[axis].size == kept.size:
                     demand[axis] = demand[axis] & ~(uniform & (value == 0) & ~kept)
         return {0: demand, **({1: None} if node.input(1) else {})}
+
+    def rewrite(self, node: Node, cut: Cut) -> Rewrite:
+        x, context = node.inputs[0], cut.context
+        kept = {axis: cut.indices(x, axis) for axis in sorted(self.axes(node, context) or ())}
+        left = {axis: indices for axis, indices in kept.items() if indices is not None}
+        dtype = context.graph.dtypes.get(x)
+        if node.op not in COMPLETED or not left or dtype is None:
+            return Rewrite()
+        factor = 1.0
+        if node.op == "ReduceMean":
+            factor = math.prod(indices.size / (context.size(x, axis) or 1) for axis, indices in left.items())
+        elif self._reaches_zero(node, context, left):
+            return Rewrite()
+        operand = factor if node.op == "ReduceMean" else 0.0
+        return Rewrite(behind=(COMPLETED[node.op], np.asarray(operand, dtype)))
+
+    @staticmethod
+    def _reaches_zero(node: Node, context: Context, left: dict[int, np.ndarray]) -> bool:
+        """Whether one of the slices that stay is known to be no smaller (ReduceMax) or no larger than zero."""
+        fact = context.fact(node.inputs[0])
+        if fact is None:
+            return False
+        low, high = fact.bounds()
+        reached = low >= 0 if node.op == "ReduceMax" else high <= 0
+        for axis, indices in left.items():
+            reached = reached if reached.shape[axis] == 1 else reached.take(indices, axis)
+        others = tuple(axis for axis in range(reached.ndim) if axis not in left)
+        return bool(reached.all(axis=others).any())
 
 
 register(

@@ -126,6 +126,7 @@ class Rewrite:
         outputs: outputs that stay, by index, where some are dropped.
         bypass: the node disappears and its first output that stays is this input.
         answer: (mask, values): elements of the integer output that must go on saying what they said.
+        behind: (operator, constant): an elementwise operator of both that the output goes through.
     """
 
     attributes: dict[str, Any] = field(default_factory=dict)
@@ -136,6 +137,7 @@ class Rewrite:
     outputs: list[int] | None = None
     bypass: int | None = None
     answer: tuple[np.ndarray, np.ndarray] | None = None
+    behind: tuple[str, np.ndarray] | None = None
 
 
 class Cut(Protocol):

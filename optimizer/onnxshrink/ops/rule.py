@@ -125,8 +125,8 @@ class Rewrite:
         op: another operator of the default domain.
         outputs: outputs that stay, by index, where some are dropped.
         bypass: the node disappears and its first output that stays is this input.
-        answer: (mask, values): elements of the integer output that must go on saying what they said.
-        behind: (operator, constant): an elementwise operator of both that the output goes through.
+        answer: (mask, values): elements of the only, integer, output that must go on saying what they said.
+        behind: (operator, constant): an elementwise operator of both that the only output goes through.
     """
 
     attributes: dict[str, Any] = field(default_factory=dict)

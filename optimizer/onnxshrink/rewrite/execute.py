@@ -226,13 +226,13 @@ def _rewrite_node(
         mask, values = rewrite.answer
         raw = names.fresh(node.outputs[0])
         _overwrite(raw, node.outputs[0], raw, mask, values, node.position + 1, names, edits)
-        outputs = [raw, *outputs[1:]]
+        outputs = [raw]
     if rewrite.behind is not None:
         operator, constant = rewrite.behind
         raw = names.fresh(node.outputs[0])
         operands = [raw, names.constant(f"{raw}_{operator.lower()}", constant)]
         edits.added.append((node.position + 1, operator, operands, [node.outputs[0]], {}))
-        outputs = [raw, *outputs[1:]]
+        outputs = [raw]
     original = list(node.proto.input)
     while original and not original[-1]:
         original.pop()

@@ -227,7 +227,7 @@ def movement(net: RandomNetwork, source: int) -> None:
 
 @often(3)
 def reduction(net: RandomNetwork, source: int) -> None:
-    groups, name = net.random.choice([2, 3, 4]), net.random.choice(["sum", "mean", "amax"])
+    groups, name = net.random.choice([2, 3, 4]), net.random.choice(["sum", "mean", "amax", "amin"])
     choices: list[Callable[[Tensor], Tensor]] = [
         lambda x: getattr(x.unflatten(1, (groups, -1)), name)(2),
         lambda x: getattr(x.unflatten(1, (groups, -1)), name)(1),
@@ -240,7 +240,7 @@ def reduction(net: RandomNetwork, source: int) -> None:
 @often(2)
 def map_over_channels(net: RandomNetwork, source: int) -> None:
     """One channel, from a reduction or a layer, beside all of another image."""
-    other, name, join = net.other(source), net.random.choice(["sum", "mean", "amax"]), net.random.choice(BINARY)
+    other, name, join = net.other(source), net.random.choice(["sum", "mean", "amax", "amin"]), net.random.choice(BINARY)
     if net.random.random() < 0.5:
         net.step(lambda x, y: join(x, getattr(y, name)(1, keepdim=True)), source, other)
     else:

@@ -1,4 +1,4 @@
-"""Traps: operators that let channels pass and mix something else: Einsum, sampling, sorting, gathers, transforms.
+"""Traps: operators that let channels pass and mix something else: extremes, Einsum, sampling, sorting, gathers.
 
 Each has its opposite: the same operator where it holds the channels, or where a constant does not stay one.
 """
@@ -18,6 +18,43 @@ CARRIED = chain_cut(3)
 """What goes where one of four constant channels must stay."""
 
 NEW = {"opset": 20, "ir_version": 9}
+
+
+# --- extremes, which nothing completes below opset 8
+
+
+@TRAPS.add(4 * 28 - 1, "a maximum over channels sees zeros where all others are negative")
+def reducemax_channel() -> Net:
+    return chain(lambda net, t: net.op("ReduceMax", t, axes=[1], keepdims=1), still_known=False, width=1)
+
+
+@TRAPS.add(4 * 28 - 1, "a minimum over channels sees zeros where all others are positive")
+def reducemin_channel() -> Net:
+    return chain(lambda net, t: net.op("ReduceMin", t, axes=[1], keepdims=1), still_known=False, width=1)
+
+
+@TRAPS.add(4 * 28, "no channel is smaller than the zeros: nothing has to stand in for them")
+def reducemax_positive() -> Net:
+    return chain(lambda net, t: net.op("ReduceMax", net.op("Abs", t), axes=[1], keepdims=1), still_known=False, width=1)
+
+
+@TRAPS.add(4 * 28 - 1, "what is never below -1 may be below the zeros")
+def reducemax_bounded() -> Net:
+    middle = lambda net, t: net.op("ReduceMax", net.op("Tanh", t), axes=[1], keepdims=1)  # noqa: E731
+    return chain(middle, still_known=False, width=1)
+
+
+@TRAPS.add(4 * 28 - 1, "in one half of the columns no channel is smaller than the zeros, in the other all may be")
+def reducemax_halves() -> Net:
+    def middle(net: Net, t: str) -> str:
+        return net.op("ReduceMax", net.op("Concat", net.op("Relu", t), t, axis=3), axes=[1], keepdims=1)
+
+    return chain(middle, still_known=False, width=1)
+
+
+@TRAPS.add(None, "before opset 8 no operator broadcasts a maximum: zeros stay below it")
+def reducemax_opset7() -> Net:
+    return chain(lambda net, t: net.op("ReduceMax", t, axes=[1], keepdims=1), still_known=False, width=1, opset=7)
 
 
 # --- Einsum

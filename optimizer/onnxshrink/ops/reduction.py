@@ -32,10 +32,8 @@ FUNCTIONS: dict[str, Callable[[np.ndarray, tuple[int, ...]], np.ndarray]] = {
 
 CANCELLING = {"ReduceSum", "ReduceMean"}
 SUMS = {"ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare"}
-COMPLETED = {"ReduceMean": "Mul", "ReduceMax": "Max", "ReduceMin": "Min"}
-"""What makes their answer of the slices that stay the answer of all."""
-COMPLETED_FROM = 8
-"""The first opset in which these broadcast."""
+COMPLETED = {"ReduceMean": ("Mul", 7), "ReduceMax": ("Max", 8), "ReduceMin": ("Min", 8)}
+"""What makes their answer of the slices that stay the answer of all, and the first opset in which that broadcasts."""
 
 
 class Reduce(Rule):
@@ -118,7 +116,7 @@ class Reduce(Rule):
     @staticmethod
     def _skips_zeros(node: Node, context: Context) -> bool:
         if node.op in COMPLETED:
-            return context.opset >= COMPLETED_FROM and context.graph.is_float(node.inputs[0])
+            return context.opset >= COMPLETED[node.op][1] and context.graph.is_float(node.inputs[0])
         return node.op in SUMS
 
     def reads(self, node: Node, context: Context, state: State) -> dict[int, Demand | None]:
@@ -156,7 +154,7 @@ class Reduce(Rule):
         elif self._reaches_zero(node, context, left):
             return Rewrite()
         operand = factor if node.op == "ReduceMean" else 0.0
-        return Rewrite(behind=(COMPLETED[node.op], np.asarray(operand, dtype)))
+        return Rewrite(behind=(COMPLETED[node.op][0], np.asarray(operand, dtype)))
 
     @staticmethod
     def _reaches_zero(node: Node, context: Context, left: dict[int, np.ndarray]) -> bool:

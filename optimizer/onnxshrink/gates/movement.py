@@ -197,10 +197,14 @@ def spatial(trace: Trace, node: Any) -> Any:
     return found if isinstance(value, Tensor) else [found, *nothing(value)[1:]]
 
 
+OF_ALL = {aten.mean.default, aten.sum.default, aten.max.default, aten.min.default}
+SKIPPING = {*OF_ALL, aten.mean.dim, aten.sum.dim_IntList, aten.amax.default, aten.amin.default}
+"""Reductions of which one knows the value from the elements that are not zero and the number of those that are."""
+
+
 @handles(
-    *(aten.mean.dim, aten.mean.default, aten.sum.dim_IntList, aten.sum.default, aten.amax.default, aten.amin.default),
+    *SKIPPING,
     *(aten.std.correction, aten.var.correction, aten.std.dim, aten.var.dim, aten.linalg_vector_norm.default),
-    *(aten.max.default, aten.min.default),
 )
 def reduction(trace: Trace, node: Any) -> Any:
     """Of zeros all of these make zero, and all but deviations can do without zeros that they know the number of."""
@@ -217,11 +221,6 @@ def reduction(trace: Trace, node: Any) -> Any:
     if len(shape_of(node)) == rank:
         return reduced
     return replace(reduced, units=reduced.units.squeeze(axes) if axes else reduced.units)
-
-
-OF_ALL = {aten.mean.default, aten.sum.default, aten.max.default, aten.min.default}
-SKIPPING = {*OF_ALL, aten.mean.dim, aten.sum.dim_IntList, aten.amax.default, aten.amin.default}
-"""Reductions of which one knows the value from the elements that are not zero and the number of those that are."""
 
 
 def reduced_axes(node: Any) -> list[int]:

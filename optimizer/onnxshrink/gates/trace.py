@@ -96,15 +96,14 @@ def _without_places(program: torch.export.ExportedProgram) -> torch.export.Expor
     """The program with plain extremes where nobody asks for their places."""
     graph = program.graph
     for node in list(graph.nodes):
-        plain = PLAIN.get(node.target)
-        if plain is None or any(user.args[1] != 0 for user in node.users if user.users):
-            continue
-        for user in [user for user in node.users if user.users]:
-            with graph.inserting_before(user):
-                x, axis = node.args[:2]
-                found = graph.call_function(plain, (x, [axis], bool(argument(node, 2, "keepdim", False))))
-            found.meta = dict(user.meta)
-            user.replace_all_uses_with(found)
+        parts = [user for user in node.users if user.users]
+        if node.target in PLAIN and all(part.args[1] == 0 for part in parts):
+            for values in parts:
+                with graph.inserting_before(values):
+                    keepdim = bool(argument(node, 2, "keepdim", False))
+                    found = graph.call_function(PLAIN[node.target], (node.args[0], [argument(node, 1, "dim")], keepdim))
+                found.meta = dict(values.meta)
+                values.replace_all_uses_with(found)
     return program
 
 

@@ -145,16 +145,15 @@ class Reduce(Rule):
         x, context = node.inputs[0], cut.context
         kept = {axis: cut.indices(x, axis) for axis in sorted(self.axes(node, context) or ())}
         left = {axis: indices for axis, indices in kept.items() if indices is not None}
-        dtype = context.graph.dtypes.get(x)
-        if node.op not in COMPLETED or not left or dtype is None:
+        if node.op not in COMPLETED or not left:
             return Rewrite()
-        factor = 1.0
         if node.op == "ReduceMean":
-            factor = math.prod(indices.size / (context.size(x, axis) or 1) for axis, indices in left.items())
+            operand = math.prod(indices.size / (context.size(x, axis) or 1) for axis, indices in left.items())
         elif self._reaches_zero(node, context, left):
             return Rewrite()
-        operand = factor if node.op == "ReduceMean" else 0.0
-        return Rewrite(behind=(COMPLETED[node.op][0], np.asarray(operand, dtype)))
+        else:
+            operand = 0.0
+        return Rewrite(behind=(COMPLETED[node.op][0], np.asarray(operand, context.graph.dtypes[x])))
 
     @staticmethod
     def _reaches_zero(node: Node, context: Context, left: dict[int, np.ndarray]) -> bool:

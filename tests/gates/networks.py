@@ -461,3 +461,46 @@ class NextBlock(nn.Module):
 def convnext() -> Made:
     pool = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LayerNorm(16), nn.Linear(16, 10))
     return nn.Sequential(nn.Conv2d(3, 16, 4, 4), NextBlock(16), NextBlock(16), *pool), image(32)
+
+
+class ScaledHeads(nn.Module):
+    """Heads with scales of their own: of the query, from the input, and of the answer; one of them is added, too."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv, self.gate, self.out = nn.Linear(width, 3 * width), nn.Linear(width, heads), nn.Linear(width, width)
+        self.heat, self.scale, self.shift = (nn.Parameter(torch.randn(heads)) for _ in range(3))
+        self.register_buffer("sign", torch.randn(heads).sign())
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, d = x.shape
+        q, k, v = self.qkv(x).reshape(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        y = functional.scaled_dot_product_attention(q * self.heat.view(-1, 1, 1), k, v)
+        y = y * torch.sigmoid(self.gate(x)).transpose(1, 2).unsqueeze(-1) * self.sign[:, None, None]
+        y = torch.where(self.scale.view(-1, 1, 1) > 0, y * self.scale.view(1, -1, 1, 1), y)
+        return self.out((y + self.shift[:, None, None]).transpose(1, 2).reshape(b, n, -1))
+
+
+@network
+def scaled_heads() -> Made:
+    return nn.Sequential(nn.Linear(8, 12), ScaledHeads(12, 3), nn.ReLU(), nn.Linear(12, 4)), torch.zeros(2, 5, 8)
+
+
+class ScaledGroups(nn.Module):
+    """Groups of channels with a scale for each group, and with one for each place in a group."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Conv2d(3, 12, 1), nn.Conv2d(12, 12, 1), nn.Conv2d(12, 4, 1)
+        self.groups, self.places = nn.Conv2d(3, 4, 1), nn.Parameter(torch.randn(3, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x).unflatten(1, (4, 3)) * self.groups(x).sigmoid().unsqueeze(2)
+        y = self.second(y.flatten(1, 2)).unflatten(1, (4, 3)) * self.places
+        return self.third(y.relu().flatten(1, 2))
+
+
+@network
+def scaled_groups() -> Made:
+    return ScaledGroups(), image()

@@ -11,6 +11,7 @@ from torch.func import functional_call
 from ..errors import InputError
 from .coupling import Coupling, couple
 from .gate import FORMS, Gate, settled
+from .recompute import Recompute
 
 
 class Gated(nn.Module):
@@ -40,6 +41,7 @@ class Gated(nn.Module):
         for number, (_, _, units) in enumerate(self._gated()):
             self.register_buffer(f"index{number}", self.places(units), persistent=False)
         self.holders = _holders(network)
+        self._recompute = Recompute()
 
     def _gated(self) -> list[tuple[str, int, Tensor]]:
         """Parameters that gates multiply, with the axis and its units."""
@@ -86,9 +88,17 @@ class Gated(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the network answers with its gates."""
+        self._recompute.leave()
         found = self.parameters_with_gates()
         values = {place: value for name, value in found.items() for place in self.holders[name]}
-        return functional_call(self.network, values, args, kwargs, tie_weights=False)
+        answer = functional_call(self.network, values, args, kwargs, tie_weights=False)
+        self._recompute.prepare(self.network, answer, values)
+        return answer
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As that of every module, with the network's own parameters."""
+        self._recompute.leave()
+        return super().state_dict(*args, **kwargs)
 
 
 def _holders(network: nn.Module) -> dict[str, list[str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import product as product_of
 from typing import Any
@@ -133,26 +133,50 @@ def _binary(trace: Trace, node: Any, kind: str) -> Any:
 def _joined(trace: Trace, node: Any, operands: Sequence[Node], labels: Sequence[Labels]) -> tuple[Tensor, list[bool]]:
     """The units of what is computed of several tensors, elementwise, and which of these are zero where they are closed.
 
-    A tensor that is spread over another one's units has to keep its own.
+    A tensor that is spread over all of another one's units has to keep its own; one that is spread along some of the
+    axes along which they vary, as what scales whole heads, goes with all of them together.
     """
     rank = len(shape_of(node))
     shapes = [(1,) * (rank - len(shape_of(n))) + shape_of(n) for n in operands]
     units = [found.units.reshape((1,) * (rank - found.units.dim()) + tuple(found.units.shape)) for found in labels]
+    units = [compress(trace.units.resolve(own)) for own in units]
     zeros = [found.zero for found in labels]
     varying = {axis for u in units for axis in range(rank) if u.shape[axis] > 1}
-    whole = []
-    for place, shape in enumerate(shapes):
-        if all(shape[axis] > 1 for axis in varying):
-            whole.append(units[place])
-        else:
-            trace.units.keep(units[place])
-            units[place], zeros[place] = torch.zeros((1,) * rank, dtype=torch.long), False
+    has = [{axis for axis in varying if shape[axis] > 1} for shape in shapes]
+    whole = [own for own, axes in zip(units, has, strict=True) if axes == varying]
     for other in whole[1:]:
         trace.units.join(whole[0], other)
+    wide = _spread(trace, whole) if whole else None
+    for place, axes in enumerate(has):
+        own = units[place]
+        if axes == varying:
+            continue
+        shared = set() if wide is None else {axis for axis in axes if wide.shape[axis] > 1}
+        if wide is not None and shared and own.any():
+            trace.units.join(_uniform(trace, wide, varying - axes), own)
+        else:
+            if wide is not None:
+                _uniform(trace, wide, shared)
+            trace.units.keep(own)
+            units[place], zeros[place] = torch.zeros((1,) * rank, dtype=torch.long), False
+    return _spread(trace, units), zeros
+
+
+def _spread(trace: Trace, units: Sequence[Tensor]) -> Tensor:
+    """The units of several tensors together, where each has its own or none."""
     found = units[0]
     for other in units[1:]:
         found = torch.maximum(*torch.broadcast_tensors(found, other))
-    return compress(found), zeros
+    return compress(trace.units.resolve(found))
+
+
+def _uniform(trace: Trace, units: Tensor, axes: Iterable[int]) -> Tensor:
+    """The units, of which those along these axes go together."""
+    for axis in axes:
+        first = units.narrow(axis, 0, 1)
+        trace.units.join(units, first)
+        units = first
+    return units
 
 
 def _gated(trace: Trace, own: Labels, other: Labels) -> Labels:

@@ -75,10 +75,12 @@ def attention(
 class Attention(nn.Module):
     """Scaled dot-product attention that drops out in training only."""
 
-    def __init__(self, dropout: float, causal: bool, scale: float | None) -> None:
+    def __init__(self, dropout: float, causal: bool, scale: float | None, shared: bool) -> None:
         super().__init__()
-        self.dropout, self.causal, self.scale = dropout, causal, scale
+        self.dropout, self.causal, self.scale, self.shared = dropout, causal, scale, shared
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         dropout = self.dropout if self.training else 0.0
-        return nn.functional.scaled_dot_product_attention(q, k, v, mask, dropout, self.causal, scale=self.scale)
+        return nn.functional.scaled_dot_product_attention(
+            q, k, v, mask, dropout, self.causal, scale=self.scale, enable_gqa=self.shared
+        )

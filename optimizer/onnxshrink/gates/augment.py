@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.func import functional_call
 
 from ..errors import InputError
@@ -131,11 +131,17 @@ def augment(
         options: of the gate: slope, start, identity (see `Gate`).
 
     Raises:
-        InputError: the network cannot be traced, nothing in it can be gated, units that would be gated are made by no
-            layer, or there is no such form or gate.
+        InputError: the network cannot be traced, a part of it has a name that torch.fx has for something else, nothing
+            in it can be gated, units that would be gated are made by no layer, or there is no such form or gate.
     """
     if form not in FORMS:
         raise InputError(f"there is no gate form {form!r}", cure=f"take one of {', '.join(FORMS)}")
+    names = [*network._modules, *network._parameters, *network._buffers]
+    if taken := [name for name in names if hasattr(fx.GraphModule, name)]:
+        raise InputError(
+            f"`{taken[0]}` of {type(network).__name__} has a name that torch.fx has for something else",
+            cure="give it another name, or put the network into a module",
+        )
     coupling = couple(network, example if isinstance(example, tuple) else (example,))
     classes = classes_of(coupling)
     if not classes:
@@ -155,10 +161,15 @@ def augment(
     if strangers:
         raise InputError(f"there is no gate {sorted(strangers)[0]!r}", cure=f"the gates are: {', '.join(classes)}")
     gates = {
-        name.replace(".", "/"): FORMS[form](len(units), anchored=name in anchored, **options)
-        for name, units in classes.items()
+        key_of(name): FORMS[form](len(units), anchored=name in anchored, **options) for name, units in classes.items()
     }
     return Gated(network, coupling, gates, list(classes.values()))
+
+
+def key_of(layer: str) -> str:
+    """Where a gate is in `gates`: the name of its layer with slashes, and one more where a module has that name."""
+    key = layer.replace(".", "/")
+    return f"{key}/" if hasattr(nn.ModuleDict(), key) else key
 
 
 def classes_of(coupling: Coupling) -> dict[str, list[int]]:

@@ -132,12 +132,16 @@ def _without_twins(mapping: Mapping[str, Any], network: nn.Module) -> Mapping[st
 
 
 def _keep_shared(closed: dict[str, dict[int, Tensor]], mapping: Mapping[str, Any], coupling: Coupling) -> None:
-    """Keep weights that several layers share, and that the file has whole for one of them, in place.
+    """Keep parameters that several operators share, and that the file has whole for one of them, in place.
 
     Raises:
         InputError: `prune` cut such a weight otherwise for each layer, or an absorbed constant changes one of them.
     """
     layers: dict[str, list[Mapping[str, Any]]] = {}
+    readers = Counter(entry["source"] for entry in mapping["weights"])
+    for name, uses in coupling.uses.items():
+        if name in closed and readers[name] < uses:
+            closed[name] = {axis: torch.zeros_like(mask) for axis, mask in closed[name].items()}
     for entry in mapping["weights"]:
         if _is_layer(entry):
             layers.setdefault(entry["source"], []).append(entry)
@@ -158,8 +162,6 @@ def _keep_shared(closed: dict[str, dict[int, Tensor]], mapping: Mapping[str, Any
                 f"constants were absorbed by {entries[0]['node']}, whose weight `{name}` is that of {uses} layers",
                 cure=CLOSE,
             )
-        if whole and name in closed:
-            closed[name] = {axis: torch.zeros_like(mask) for axis, mask in closed[name].items()}
 
 
 def closed_by(mapping: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, dict[int, Tensor]]:

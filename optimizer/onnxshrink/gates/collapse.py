@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .augment import Gated, classes_of
+from .augment import Gated, classes_of, key_of
 from .coupling import couple
 from .gate import Gate, settled
 from .removal import closed_slices, cut
@@ -91,7 +91,7 @@ def _collapsed(gated: Gated, inputs: tuple[Tensor, ...]) -> Collapsed:
     gates: dict[str, Gate] = {}
     rows: dict[str, Tensor] = {}
     for name, members in classes.items():
-        key, row = name.replace(".", "/"), torch.tensor([place[u] for u in members], device=alphas.device)
+        key, row = key_of(name), torch.tensor([place[u] for u in members], device=alphas.device)
         gates[key] = _joined([owners[p - 1] for p in row.tolist()], alphas[row], factors[row])
         rows[key] = row.cpu()
     smaller = Gated(network, found, gates, list(classes.values())).to(alphas.device)

@@ -69,6 +69,7 @@ class Coupling:
         macs: multiply-adds of one run on the example.
         shapes: of every parameter, buffer and constant.
         normalized: weights of layers that only a normalization reads, with the name of its running mean.
+        uses: for each parameter, how many operators read it.
         unknown: operators that keep all the units that they read, because nothing is known of them, and how many.
     """
 
@@ -78,6 +79,7 @@ class Coupling:
     macs: list[Cost]
     shapes: dict[str, tuple[int, ...]]
     normalized: dict[str, str]
+    uses: dict[str, int]
     unknown: dict[str, int]
 
     def told_unknown(self) -> str:
@@ -143,6 +145,8 @@ class Trace:
         self.covered: set[Node] = set()
         self.normalized: dict[str, str] = {}
         self.loose: dict[str, tuple[int, Tensor]] = {}
+        self.bare: set[str] = set()  # parameters that something else than a layer reads, too
+        self.uses: Counter[str] = Counter()
         self.unknown: Counter[str] = Counter()
         self.coupling = self._coupled()
         self.roots = self.units.roots()
@@ -158,6 +162,9 @@ class Trace:
                 for source in node.all_input_nodes:
                     if source in self.labels and isinstance(self.labels[source], Labels):
                         self.units.keep(self.labels[source].units)
+        for name in self.bare & self.axes.keys():
+            for axis in self.axes[name].keys() - {self.loose[name][0]}:
+                self.units.keep(self.axes[name][axis])
         for name, (axis, units) in self.loose.items():
             joined = self.units.joined(units)
             if joined.any():
@@ -177,6 +184,7 @@ class Trace:
             [replace(cost, terms=tuple(resolve(term) for term in cost.terms)) for cost in self.macs],
             self.shapes,
             self.normalized,
+            dict(self.uses),
             dict(self.unknown),
         )
 
@@ -261,6 +269,7 @@ class Trace:
         if name is None:
             return Labels(torch.zeros((1,) * value.dim(), dtype=torch.long))
         self.shapes[name] = tuple(value.shape)
+        self.uses[name] += sum(user in self.live for user in node.users)
         picked = {axis for user in node.users for axis in picked_axes(user)}
         wide = [axis for axis, size in enumerate(value.shape) if size > 1 and axis not in picked]
         if not wide:
@@ -277,6 +286,8 @@ class Trace:
         """The labels of an argument."""
         found = self.labels[node]
         assert isinstance(found, Labels)
+        if node.op == "placeholder" and found.parameter is not None:
+            self.bare.add(found.parameter)
         return found
 
     def parameter(self, name: str, axis: int, units: Tensor) -> None:

@@ -15,10 +15,10 @@ from .coupling import Trace, compress, handler_of
 from .elementwise import ELEMENTWISE
 from .layers import convolution, linear, transposed
 from .left import Left
-from .modes import DROPOUTS
+from .modes import DROPOUTS, SETTLED
 from .movement import LIKE, concat, movement, spatial, stack
 from .nodes import argument
-from .parts import dropout, move, spread, spread_like
+from .parts import Packed, dropout, move, spread, spread_like
 from .selection import Selection
 
 aten = torch.ops.aten
@@ -46,8 +46,9 @@ class Cutter:
         constants = {name: value for name, value in program.constants.items() if isinstance(value, Tensor)}
         self.tensors = {**constants, **dict(network.named_parameters()), **dict(network.named_buffers())}
         self.factored = {**self.tensors, **factored}
+        self.training = network.training
         self.source, self.regions = program.graph, program.graph_module
-        self.single = program.call_spec.out_spec is not None and program.call_spec.out_spec.is_leaf()
+        self.packing = program.call_spec.out_spec
         self.root = nn.Module()
         self.graph = fx.Graph()
         self.new: dict[Node, Any] = {}
@@ -72,6 +73,7 @@ class Cutter:
         module.graph.eliminate_dead_code()
         module.recompile()
         module.delete_all_unused_submodules()
+        module.train(self.training)
         return module
 
     # what stays
@@ -89,8 +91,15 @@ class Cutter:
         for source in node.all_input_nodes:
             if source in self.constant or source in self.dead:
                 raise InputError("nothing of the network is left: an output depends on no unit that stays")
-        found: Any = self._argument(node.args[0])
-        self.graph.output(found[0] if self.single else tuple(found))
+        found: Any = tuple(self._argument(node.args[0]))
+        if self.packing is None:
+            self.graph.output(found)
+        elif self.packing.is_leaf():
+            self.graph.output(found[0])
+        else:
+            name = self._unused("outputs")
+            self.root.add_module(name, Packed(self.packing))
+            self.graph.output(self.graph.call_module(name, found))
 
     def _argument(self, value: Any) -> Any:
         return fx.map_arg(value, self._value)
@@ -194,7 +203,8 @@ class Cutter:
             self._joined(node, left)
             return
         tensors = [n for n in node.args[1:] if isinstance(n, Node) and isinstance(n.meta.get("val"), Tensor)]
-        layer = bool(tensors) and all(self.trace.named(n) is not None for n in tensors)  # computed ones make none
+        computed = not all(self.trace.named(n) is not None for n in tensors)
+        layer = bool(tensors) and not computed and not node.meta.get(SETTLED, False)
         if layer and handler in (convolution, transposed):
             self._convolution(node)
         elif layer and handler is linear:
@@ -203,18 +213,45 @@ class Cutter:
             self._batch_norm(node)
         elif layer and node.target is aten.group_norm.default:
             self._group_norm(node)
-        elif node.target in DROPOUTS:
+        elif node.target in DROPOUTS and not node.meta.get(SETTLED, False):
             name = f"{node.name}_module"
             self.root.add_module(name, dropout(node))
             self.new[node] = self.graph.call_module(name, (self._value(node.args[0]),))
-        elif node.target is aten.scaled_dot_product_attention.default:
+        elif node.target is aten.scaled_dot_product_attention.default and not node.meta.get(SETTLED, False):
             self._attention(node)
         elif node.target in LIKE:
             arguments = self._value(node.args[0]), self._shape(node, widths)
             self.new[node] = self.graph.call_function(LIKE[node.target], arguments)
         else:
             target, arguments, keywords = self.left.resized(node, widths)
-            self.new[node] = self.graph.call_function(target, self._argument(arguments), self._argument(keywords))
+            value = self._value if handler in ELEMENTWISE and self._covered(node) else self._whole
+            arguments, keywords = fx.map_arg((arguments, keywords), value)
+            self.new[node] = self.graph.call_function(target, arguments, keywords)
+
+    def _covered(self, node: Any) -> bool:
+        """Whether an operand that is no constant has the size of the result, so that constants are spread to it."""
+        sizes = (n.meta["val"].shape for n in node.all_input_nodes if n not in self.constant)
+        return any(str(size) == str(node.meta["val"].shape) for size in sizes)
+
+    def _whole(self, node: Any) -> Node:
+        """The new node of an argument, where a constant's size counts in the axes along which it does not vary."""
+        if node not in self.constant:
+            return self._value(node)
+        sizes = []
+        for axis, (size, own) in enumerate(zip(node.meta["val"].shape, self.constant[node].shape, strict=True)):
+            sizes.append(self.left.width(node, axis) if isinstance(size, int) else self._open(node, size))
+            if own > 1:
+                sizes[-1] = own
+        return self.graph.call_function(aten.expand.default, (self._value(node), sizes))
+
+    def _open(self, node: Node, size: Any) -> Node:
+        """A size that is known when the network runs only, as that of an input."""
+        for place in self.source.nodes:
+            if place.op == "placeholder" and place.name not in self.trace.names:
+                for axis, other in enumerate(place.meta["val"].shape):
+                    if str(other) == str(size):
+                        return self.graph.call_function(aten.sym_size.int, (self.new[place], axis))
+        raise self._indispensable(node)
 
     def _shape(self, node: Any, widths: dict[int, Tensor]) -> list[Any]:
         """The shape of a node that has another's, after the cut; open axes are read from that other."""
@@ -273,7 +310,8 @@ class Cutter:
             if not lost:
                 raise self._indispensable(node)  # a constant plane is uneven behind a padded or transposed layer
             bias = self.trace.named(node.args[2]) if len(node.args) > 2 else None
-            axis = rank - 1 if handler is linear else 1
+            dims = 0 if handler is linear else len(self.trace.shapes[self._name(node.args[1])]) - 2
+            axis = rank - dims - 1  # without a batch, channels come first
             column[axis] = -1
             if bias is not None:
                 value = self.sliced(bias, constant=True)
@@ -320,8 +358,9 @@ class Cutter:
         bias, stride, padding, *rest = tuple(node.args[2:]) + defaults[len(node.args) - 2 :]
         extra, groups, dilation = rest if transposed else (0, rest[1], rest[0])
         weight: Any = node.args[1]
-        width, cut = self.left.width(node.args[0], 1), self.sliced(self._name(weight))
+        cut = self.sliced(self._name(weight))
         dims = cut.dim() - 2
+        width = self.left.width(node.args[0], node.meta["val"].dim() - dims - 1)
         if not transposed:
             groups = width // cut.shape[1]
         elif groups == weight.meta["val"].shape[0]:
@@ -357,10 +396,11 @@ class Cutter:
 
     def _batch_norm(self, node: Any) -> None:
         scale, shift, mean, variance, _, momentum, epsilon, *_ = node.args[1:]
-        width = self.sliced(self._name(mean)).numel()
+        width = self.left.width(node, 1)
         kind = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}[node.meta["val"].dim()]
         named = {"weight": scale, "bias": shift, "running_mean": mean, "running_var": variance}
-        self._layer(node, lambda: kind(width, eps=epsilon, momentum=momentum, affine=scale is not None), named)
+        given = {"affine": scale is not None, "track_running_stats": mean is not None}
+        self._layer(node, lambda: kind(width, eps=epsilon, momentum=momentum, **given), named)
 
     def _group_norm(self, node: Any) -> None:
         groups, scale, shift = node.args[1:4]
@@ -373,6 +413,7 @@ class Cutter:
         defaults: tuple[Any, ...] = (None, 0.0, False)
         q, k, v, mask, rate, causal, *_ = tuple(node.args) + defaults[len(node.args) - 3 :]
         name = f"{node.name}_module"
-        self.root.add_module(name, Attention(float(rate), bool(causal), node.kwargs.get("scale")))
+        scale, shared = node.kwargs.get("scale"), bool(node.kwargs.get("enable_gqa"))
+        self.root.add_module(name, Attention(float(rate), bool(causal), scale, shared))
         arguments = self._argument((q, k, v) if mask is None else (q, k, v, mask))
         self.new[node] = self.graph.call_module(name, arguments)

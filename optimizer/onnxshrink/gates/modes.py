@@ -13,3 +13,6 @@ MODES: dict[Any, int] = {
     aten.scaled_dot_product_attention.default: 4,
 }
 """Which argument says the mode."""
+
+SETTLED = "settled"
+"""What a graph's node notes if it does the same in both modes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,7 +31,7 @@ LIKE: dict[Any, Any] = {
     *(aten.squeeze.dim, aten.squeeze.dims, aten.squeeze.default, aten.expand.default, aten.repeat.default),
     *(aten.select.int, aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default),
     *(aten.unbind.int, aten.narrow.default, aten.movedim.int, aten.movedim.intlist, aten.flip.default),
-    *(aten.swapaxes.default, aten.split.sizes, aten.channel_shuffle.default, aten.tile.default),
+    *(aten.mT.default, aten.swapaxes.default, aten.split.sizes, aten.channel_shuffle.default, aten.tile.default),
     *(aten.repeat_interleave.self_int, aten.squeeze_.dim, aten.unsqueeze_.default),
 )
 def movement(trace: Trace, node: Any) -> Any:
@@ -52,9 +53,12 @@ def _like_another(trace: Trace, node: Any) -> Any:
 
     What is spread over its units becomes as many as are left of them.
     """
-    labels = trace.of(node.args[0])
-    if node.target is aten.expand_as.default and not labels.units.any():
-        return Labels(trace.of(node.args[1]).units)
+    labels, other = trace.of(node.args[0]), trace.of(node.args[1])
+    if node.target is aten.expand_as.default:
+        sizes = (1,) * (len(shape_of(node)) - len(shape_of(node.args[0]))) + shape_of(node.args[0])
+        if all(size == 1 or units == 1 for size, units in zip(sizes, other.units.shape, strict=True)):
+            trace.units.keep(labels.units)
+            return Labels(other.units)
     whole = labels.units.expand(shape_of(node.args[0]))
     return replace(labels, units=compress(LIKE[node.target](whole.contiguous(), shape_of(node))))
 
@@ -186,15 +190,30 @@ def _pad(trace: Trace, node: Any) -> Any:
     *(aten.adaptive_max_pool3d.default, aten.upsample_nearest1d.default, aten.upsample_nearest2d.default),
     *(aten.upsample_nearest3d.default, aten.upsample_bilinear2d.default, aten.upsample_bicubic2d.default),
     *(aten.upsample_linear1d.default, aten.upsample_trilinear3d.default, aten.reflection_pad1d.default),
+    *(aten._upsample_nearest_exact1d.vec, aten._upsample_nearest_exact2d.vec, aten._upsample_nearest_exact3d.vec),
+    *(aten._upsample_bilinear2d_aa.vec, aten._upsample_bicubic2d_aa.vec),
     *(aten.reflection_pad2d.default, aten.replication_pad1d.default, aten.replication_pad2d.default),
 )
 def spatial(trace: Trace, node: Any) -> Any:
-    """What happens in space stays within one channel."""
+    """What happens in space, in the last axes, stays within one channel; the places of the largest belong to it."""
     x = node.args[0]
-    labels = trace.of(x)
-    found = trace.drop(labels, range(2, len(shape_of(x))), keep=False)
-    value = node.meta.get("val")
-    return found if isinstance(value, Tensor) else [found, *nothing(value)[1:]]
+    rank = len(shape_of(x))
+    found = trace.drop(trace.of(x), range(rank - spatial_dims(node), rank), keep=False)
+    return found if isinstance(node.meta.get("val"), Tensor) else [found, replace(found, zero=False)]
+
+
+@handles(aten.max_unpool2d.default, aten.max_unpool3d.default)
+def _unpool(trace: Trace, node: Any) -> Any:
+    """Values go back to the places that a pooling found: a channel goes with its places."""
+    x, places = (trace.of(n) for n in node.args[:2])
+    trace.units.join(x.units, places.units)
+    rank = len(shape_of(node))
+    return trace.drop(x, range(rank - spatial_dims(node), rank), keep=False)
+
+
+def spatial_dims(node: Any) -> int:
+    """How many of the last axes an operator takes for space, by its name."""
+    return int(re.findall(r"(\d)d", str(node.target))[0])
 
 
 OF_ALL = {aten.mean.default, aten.sum.default, aten.max.default, aten.min.default}
@@ -248,9 +267,11 @@ def _new(trace: Trace, node: Any) -> Any:
 
 @handles(aten.softmax.int, aten.log_softmax.int, aten._softmax.default)
 def _softmax(trace: Trace, node: Any) -> Any:
-    x = node.args[0]
-    axis = int(node.args[1]) % len(shape_of(x))
-    return replace(trace.drop(trace.of(x), [axis], keep=True), zero=False)
+    """What lies along its axis goes together or, where nothing varies along another one, stays."""
+    labels = trace.of(node.args[0])
+    axis = int(node.args[1]) % len(shape_of(node))
+    alone = labels.units.numel() == labels.units.shape[axis]
+    return replace(trace.drop(labels, [axis], keep=alone), zero=False)
 
 
 @dataclass(frozen=True)
@@ -338,7 +359,9 @@ def _attention(trace: Trace, node: Any) -> Any:
     """Heads: query, key and value of a head go together, and what a mask has for this head, if that is a unit."""
     q, k, v = node.args[:3]
     rank = len(shape_of(node))
+    shared = shape_of(q)[-3] // shape_of(k)[-3] if rank > 2 and node.kwargs.get("enable_gqa") else 1
     heads = [trace.drop(trace.of(n), [rank - 1, rank - 2], keep=False).units for n in (q, k, v)]
+    heads[1:] = [_repeated(units, shared) for units in heads[1:]]
     trace.units.join(heads[0], heads[1])
     trace.units.join(heads[0], heads[2])
     for mask in node.all_input_nodes:
@@ -353,4 +376,9 @@ def _attention(trace: Trace, node: Any) -> Any:
         units = trace.of(n).units
         wide = units.expand(*units.shape[:-1], shape_of(n)[-1])
         trace.macs.append(Cost(node.name, float(pairs * shape_of(n)[-1] / wide.numel()), (wide.reshape(-1),)))
-    return Labels(trace.of(v).units, trace.of(v).zero)
+    return Labels(compress(_repeated(trace.of(v).units, shared)), trace.of(v).zero)
+
+
+def _repeated(heads: Tensor, times: int) -> Tensor:
+    """Units of heads, each of which several heads of the query share."""
+    return heads.repeat_interleave(times, -3) if times > 1 and heads.shape[-3] > 1 else heads

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 aten = torch.ops.aten
 
@@ -19,6 +20,17 @@ def move(source: nn.Module, target: nn.Module) -> None:
         target.register_buffer(name, buffer)
     for name, child in source.named_children():
         target.add_module(name, child)
+
+
+class Packed(nn.Module):
+    """Outputs in what the network gives them in: a tuple, a dictionary, or what is registered with pytree."""
+
+    def __init__(self, packing: pytree.TreeSpec) -> None:
+        super().__init__()
+        self.packing = packing
+
+    def forward(self, *outputs: Any) -> Any:
+        return pytree.tree_unflatten(outputs, self.packing)
 
 
 def spread_like(constant: Tensor, like: Tensor, axis: int | None) -> Tensor:

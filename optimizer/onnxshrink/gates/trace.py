@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from torch.fx import Node
 
 from ..errors import InputError, short
-from .modes import MODES
+from .modes import MODES, SETTLED
 from .nodes import argument
 from .writes import functional
 
@@ -50,7 +50,8 @@ def trace(network: nn.Module, example: tuple[Tensor, ...], *, free_batch: bool =
     what = "does other things in training than in evaluation, such as stochastic depth"
     if training is not None and told(training) == told(evaluation):
         found = functional(training)
-        if _modes(found) == _modes(training):
+        if len(_modal(found)) == len(_modal(training)):
+            _settle_modes(found, evaluation)
             return _without_places(found)
         what = "writes in place into what it reads again, and drops out whole channels"
     warnings.warn(
@@ -107,9 +108,16 @@ def _without_places(program: torch.export.ExportedProgram) -> torch.export.Expor
     return program
 
 
-def _modes(program: torch.export.ExportedProgram) -> int:
-    """How many operators change with the mode; without writes in place, some are taken apart for good."""
-    return sum(node.target in MODES for node in program.graph.nodes)
+def _modal(program: torch.export.ExportedProgram) -> list[Any]:
+    """The operators that change with the mode; without writes in place, some are taken apart for good."""
+    return [node for node in program.graph.nodes if node.target in MODES]
+
+
+def _settle_modes(training: torch.export.ExportedProgram, evaluation: torch.export.ExportedProgram) -> None:
+    """Note the operators that do in training what they do in evaluation, as a frozen BatchNorm, in place."""
+    for node, other in zip(_modal(training), _modal(evaluation), strict=True):
+        modes = [argument(n, MODES[n.target], "dropout_p", 0.0) for n in (node, other)]
+        node.meta[SETTLED] = modes[0] == modes[1]
 
 
 def told(program: torch.export.ExportedProgram) -> list[tuple[Any, str]]:

@@ -1,0 +1,247 @@
+"""What removal must not change: modes that a module settles itself, how outputs are packed, what dead branches still
+add to operators that count sizes.
+"""
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import nn  # noqa: E402
+from torch.nn import functional  # noqa: E402
+
+from onnxshrink import gates  # noqa: E402
+from onnxshrink.errors import InputError  # noqa: E402
+
+from .test_coupling import difference  # noqa: E402
+
+
+def gated_half(network, example):
+    """The network with every second unit of each gate closed."""
+    gated = gates.augment(network, example)
+    for gate in gated.gate_list:
+        gate.mask[::2] = 0
+    return gated
+
+
+class Normalized(nn.Module):
+    """A BatchNorm that a module settles itself."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how, self.first, self.second = how, nn.Conv2d(3, 12, 3), nn.Conv2d(12, 4, 1)
+        self.norm = nn.BatchNorm2d(12, track_running_stats=how != "no statistics")
+
+    def train(self, mode=True):
+        super().train(mode)
+        if self.how == "frozen":
+            self.norm.eval()
+        return self
+
+    def forward(self, x):
+        x, norm = self.first(x), self.norm
+        if self.how in ("always", "never"):
+            statistics = norm.running_mean, norm.running_var, norm.weight, norm.bias
+            return self.second(functional.batch_norm(x, *statistics, self.how == "always").relu())
+        return self.second(norm(x).relu())
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("how", ["frozen", "always", "never", "no statistics", "by the mode"])
+def test_a_normalization_is_in_the_mode_that_it_was_in(how, training):
+    torch.manual_seed(0)
+    example = torch.randn(4, 3, 8, 8) * 2 + 1
+    gated = gated_half(Normalized(how), example).train(training)
+    small, again = gates.removed(gated, example), gates.collapse(gated, example).gated
+    assert small.training == training
+    expected = gated(example)
+    for found in (small.train(training)(example), again.train(training)(example)):
+        assert difference(expected, found) < 1e-5
+
+
+def test_dropout_that_always_drops_goes_on():
+    class Dropping(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(8, 64), nn.Linear(64, 3)
+
+        def forward(self, x):
+            return self.second(functional.dropout(self.first(x).relu(), 0.5, training=True))
+
+    example = torch.ones(2, 8)
+    small = gates.removed(gated_half(Dropping(), example).eval(), example).eval()
+    first, second = small(example)
+    assert (first != second).any()
+
+
+@pytest.mark.parametrize(
+    "pack",
+    [
+        lambda x, y: {"logits": x, "features": y},
+        lambda x, y: [x, y],
+        lambda x, y: (x, {"features": y}),
+        lambda x, y: {"logits": x},
+        lambda x, y: [x],
+    ],
+)
+def test_outputs_stay_packed_as_they_were(pack):
+    class Packing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.inner, self.head = nn.Linear(8, 6), nn.Linear(6, 12), nn.Linear(12, 3)
+
+        def forward(self, x):
+            features = self.stem(x)
+            return pack(self.head(self.inner(features).relu()), features)
+
+    example = torch.randn(2, 8)
+    gated = gated_half(Packing(), example).eval()
+    leaves, expected = torch.utils._pytree.tree_flatten(gated(example))
+    for small in (gates.removed(gated, example), gates.collapse(gated, example).gated):
+        found, packing = torch.utils._pytree.tree_flatten(small(example))
+        assert packing == expected
+        assert all(difference(*pair) < 1e-5 for pair in zip(leaves, found, strict=True))
+
+
+class Memory(nn.Module):
+    """What is read from a memory, summed over as many places as there are."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.query, self.last, self.beside = (
+            *(nn.Linear(8, 12), nn.Linear(12, 10)),
+            *(nn.Linear(12, 3), nn.Linear(8, 3)),
+        )
+        self.keys, self.values = nn.Parameter(torch.randn(6, 10)), nn.Parameter(torch.randn(6, 12))
+
+    def forward(self, x):
+        read = (self.query(self.first(x).relu()) @ self.keys.t()).softmax(-1) @ self.values
+        return self.last(read.sum(1)) + self.beside(x).mean(1)
+
+
+class Turned(nn.Module):
+    """Points turned by a matrix of their own, which a small network makes for each example."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.matrix = nn.Conv1d(8, 6, 1), nn.Linear(6, 64)
+        self.second, self.head = nn.Conv1d(8, 10, 1), nn.Linear(10, 4)
+
+    def forward(self, x):
+        x = x.transpose(1, 2)
+        matrix = self.matrix(self.first(x).relu().amax(2)).view(-1, 8, 8) + torch.eye(8)
+        return self.head(self.second(torch.bmm(matrix, x)).relu().amax(2))
+
+
+class Positions(nn.Module):
+    """A bias of attention, which a small network makes for each distance, picked by a table."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(1, 12), nn.Linear(12, 4)
+        self.qkv, self.last = nn.Linear(8, 48), nn.Linear(16, 3)
+        self.register_buffer("distances", torch.randn(9, 1))
+        self.register_buffer("table", torch.arange(5)[:, None] - torch.arange(5) + 4)
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).view(-1, 5, 3, 4, 4).permute(2, 0, 3, 1, 4)
+        bias = self.second(self.first(self.distances).relu())[self.table.view(-1)].view(5, 5, 4).permute(2, 0, 1)
+        return self.last(((q @ k.transpose(-1, -2) + bias).softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("make", [Memory, Turned, Positions])
+def test_what_is_left_of_a_dead_branch_has_the_size_that_is_read(make):
+    torch.manual_seed(0)
+    example = torch.randn(2, 5, 8)
+    gated = gates.augment(make(), example).eval()
+    gated.gates["first"].mask.zero_()
+    small = gates.removed(gated, example).eval()
+    for x in (example, torch.randn(3, 5, 8)):
+        assert difference(gated(x), small(x)) < 1e-5
+
+
+class Unpooled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.inner, self.last = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 3, 1)
+
+    def forward(self, x):
+        y, places = functional.max_pool2d(self.first(x).relu(), 2, return_indices=True)
+        return self.last(functional.max_unpool2d(self.inner(y).relu(), places, 2))
+
+
+class WithoutBatch(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.last = nn.Conv1d(3, 8, 3), nn.Conv1d(8, 8, 3), nn.Linear(3, 3)
+
+    def forward(self, x):
+        y = functional.max_pool1d(self.first(x[0]).relu(), 2)
+        return self.last(self.second(y).relu().mean(0)) + x.mean()
+
+
+class SharedHeads(nn.Module):
+    """Heads of the query that share those of key and value."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.v = nn.Linear(8, 24), nn.Linear(8, 12), nn.Linear(8, 12)
+        self.inner, self.last = nn.Linear(24, 10), nn.Linear(10, 3)
+
+    def forward(self, x):
+        q, k, v = (layer(x).unflatten(2, (-1, 4)).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        y = functional.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+        return self.last(self.inner(y.transpose(1, 2).flatten(2)).relu())
+
+
+class Chosen(nn.Module):
+    """Branches weighed against each other, channel by channel, and a map of one channel spread over all."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.map, self.last = (nn.Conv2d(3, n, 1) for n in (12, 12, 1, 3))
+        self.last = nn.Conv2d(12, 3, 1)
+
+    def forward(self, x):
+        branches = torch.stack([self.one(x), self.two(x)])
+        y = (branches.mean((3, 4), keepdim=True).softmax(0) * branches).sum(0)
+        return self.last(y * self.map(x).sigmoid().expand_as(y))
+
+
+class Tied(nn.Module):
+    """A decoder with the weight of the encoder."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.inner, self.back = nn.Linear(8, 12), nn.Linear(12, 10), nn.Linear(10, 12)
+
+    def forward(self, x):
+        y = self.back(self.inner(self.encoder(x).relu()).relu())
+        return functional.linear(y, self.encoder.weight.mT)
+
+
+CUT = {
+    "places of a pooling": (Unpooled, (2, 3, 10, 10), {"first": 8}),
+    "no batch": (WithoutBatch, (2, 3, 12), {"first": 8, "second": 8}),
+    "shared heads": (SharedHeads, (2, 5, 8), {"q": 3, "inner": 10}),
+    "branches": (Chosen, (2, 3, 6, 6), {"one": 12}),
+    "a weight with another reader": (Tied, (2, 8), {"inner": 10}),
+}
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_the_cut_network_answers_as_the_gated_one(name):
+    torch.manual_seed(0)
+    make, shape, units = CUT[name]
+    example = torch.randn(shape)
+    gated = gated_half(make(), example).eval()
+    assert {key: gate.units for key, gate in gated.gates.items()} == units
+    for small in (gates.removed(gated, example).eval(), gates.collapse(gated, example).gated.eval()):
+        assert difference(gated(example), small(example)) < 1e-5
+
+
+def test_a_part_with_a_name_of_torch_fx_is_told():
+    network = nn.Sequential()
+    network.add_module("graph", nn.Linear(8, 4))
+    network.add_module("head", nn.Linear(4, 2))
+    with pytest.raises(InputError, match=r"`graph` of Sequential.*another name"):
+        gates.augment(network, torch.zeros(2, 8))

@@ -95,6 +95,28 @@ def test_maps_that_do_not_belong(tmp_path):
         gates.apply(network, {"version": 2, "weights": [entry], "absorbed": []}, example)
 
 
+class Twice(torch.nn.Module):
+    """A layer and a BatchNorm that are used twice; of one use, half is read."""
+
+    def __init__(self, normalized):
+        super().__init__()
+        self.layer, self.last = torch.nn.Linear(8, 12), torch.nn.Linear(18, 3)
+        self.norm = torch.nn.BatchNorm1d(12) if normalized else torch.nn.Identity()
+
+    def forward(self, x):
+        one, two = (self.norm(self.layer(sign * x)).relu() for sign in (1, -1))
+        return self.last(torch.cat([one[:, :6], two], 1))
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+def test_what_only_one_of_two_uses_lost_stays_for_the_other(normalized, tmp_path):
+    torch.manual_seed(0)
+    network = Twice(normalized).eval()
+    torch.nn.init.uniform_(network.layer.bias, 1, 2)
+    _, result = check(network, tmp_path / "model.onnx", torch.randn(2, 8))
+    assert result.plan.removed["unread"] == 6
+
+
 class Tokens(torch.nn.Module):
     """Two blocks of token layers; the second may have the first one's weights, or equal ones."""
 

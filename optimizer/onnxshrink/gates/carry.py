@@ -138,7 +138,7 @@ def _keep_shared(closed: dict[str, dict[int, Tensor]], mapping: Mapping[str, Any
         InputError: `prune` cut such a weight otherwise for each layer, or an absorbed constant changes one of them.
     """
     layers: dict[str, list[Mapping[str, Any]]] = {}
-    readers = Counter(entry["source"] for entry in mapping["weights"])
+    readers = Counter(name for name, _ in {(entry["source"], entry["node"]) for entry in mapping["weights"]})
     for name, uses in coupling.uses.items():
         if name in closed and readers[name] < uses:
             closed[name] = {axis: torch.zeros_like(mask) for axis, mask in closed[name].items()}

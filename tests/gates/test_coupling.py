@@ -370,11 +370,11 @@ def test_what_no_layer_makes_is_kept_where_it_is_read_behind_an_activation():
     class Learned(nn.Module):
         def __init__(self):
             super().__init__()
-            self.code = nn.Parameter(torch.randn(2, 8))
+            self.learned = nn.Parameter(torch.randn(2, 8))
             self.one, self.two, self.three = nn.Linear(8, 6), nn.Linear(6, 4), nn.Linear(6, 4)
 
         def forward(self, x):
-            return self.two(torch.relu(self.one(torch.sigmoid(self.code)))) + self.three(x)
+            return self.two(torch.relu(self.one(torch.sigmoid(self.learned)))) + self.three(x)
 
     assert list(gates.augment(Learned(), torch.zeros(2, 6)).gates) == ["one"]
 
@@ -383,11 +383,11 @@ def test_units_that_no_layer_makes_are_not_gated_silently():
     class Learned(nn.Module):
         def __init__(self):
             super().__init__()
-            self.code, self.norm = nn.Parameter(torch.randn(1, 8, 1, 1)), nn.BatchNorm2d(8)
+            self.learned, self.norm = nn.Parameter(torch.randn(1, 8, 1, 1)), nn.BatchNorm2d(8)
             self.one, self.two = nn.Conv2d(3, 6, 1), nn.Conv2d(14, 4, 1)
 
         def forward(self, x):
-            code = self.norm(self.code.expand(x.shape[0], 8, x.shape[2], x.shape[3]))
+            code = self.norm(self.learned.expand(x.shape[0], 8, x.shape[2], x.shape[3]))
             return self.two(torch.cat([self.one(x), code], 1))
 
     with pytest.raises(InputError, match=r"`norm\.weight` would get gates, but no layer makes 8 of its units"):

@@ -239,9 +239,11 @@ def test_the_cut_network_answers_as_the_gated_one(name):
         assert difference(gated(example), small(example)) < 1e-5
 
 
-def test_a_part_with_a_name_of_torch_fx_is_told():
+@pytest.mark.parametrize("name", ["graph", "code", "meta"])
+def test_a_part_with_a_name_of_torch_fx_is_told(name):
     network = nn.Sequential()
-    network.add_module("graph", nn.Linear(8, 4))
+    network.add_module(name, nn.Linear(8, 4))
     network.add_module("head", nn.Linear(4, 2))
-    with pytest.raises(InputError, match=r"`graph` of Sequential.*another name"):
+    with pytest.raises(InputError, match=rf"`{name}` of Sequential.*another name"):
         gates.augment(network, torch.zeros(2, 8))
+    assert list(gates.augment(nn.Sequential(network), torch.zeros(2, 8)).gates) == [f"0/{name}"]

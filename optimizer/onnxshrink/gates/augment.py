@@ -13,6 +13,8 @@ from .coupling import Coupling, couple
 from .gate import FORMS, Gate, settled
 from .recompute import Recompute
 
+_PLAIN = fx.GraphModule(nn.Module(), fx.Graph())
+
 
 class Gated(nn.Module):
     """A network whose units are multiplied by gates.
@@ -137,7 +139,7 @@ def augment(
     if form not in FORMS:
         raise InputError(f"there is no gate form {form!r}", cure=f"take one of {', '.join(FORMS)}")
     names = [*network._modules, *network._parameters, *network._buffers]
-    if taken := [name for name in names if hasattr(fx.GraphModule, name)]:
+    if taken := [name for name in names if hasattr(_PLAIN, name)]:
         raise InputError(
             f"`{taken[0]}` of {type(network).__name__} has a name that torch.fx has for something else",
             cure="give it another name, or put the network into a module",

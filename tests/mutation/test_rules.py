@@ -176,6 +176,12 @@ FUNCTIONS = {
     "minimum": (interval.minimum, 2, {}, np.minimum),
     "leaky": (interval.leaky, 1, {"alpha": 0.3}, lambda x: leaky_relu(x, 0.3)),
     "leaky, flat": (interval.leaky, 1, {"alpha": 0.0}, lambda x: leaky_relu(x, 0.0)),
+    "hard sigmoid, falling": (
+        interval.monotone(interval.hard_sigmoid),
+        1,
+        {"alpha": -0.4, "beta": 0.5},
+        lambda x: np.clip(0.5 - 0.4 * x, 0, 1),
+    ),
     "clip": (interval.clip, 1, {"min": -0.5, "max": 0.7}, lambda x: np.clip(x, -0.5, 0.7)),
 }
 

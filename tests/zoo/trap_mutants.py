@@ -268,6 +268,30 @@ def positions_of_a_pool() -> Net:
     return net.output(net.conv(pooled, 8, 4, name="y"), f"{pooled}:1")
 
 
+def _dilated(op: str, opset: int, size: object) -> Net:
+    """Windows of elements four apart, which a smaller input has in its padding only."""
+    net = Net(opset=opset)
+    x = net.input("x", (2, 3, size, size))
+    t = net.conv(x, 3, 8, zero=DEAD[:2], constant=dict.fromkeys(DEAD[2:], 2.0))
+    t = net.op("Relu", net.op(op, t, kernel_shape=[2, 2], dilations=[4, 4], pads=[1, 1, 1, 1]))
+    return net.output(net.op("Add", net.conv(t, 8, 4, 1), net.op("GlobalAveragePool", net.conv(x, 3, 4)), name="y"))
+
+
+@TRAPS.add(0, "a dilated MaxPool on a small input: some windows lie on both sides of it, in the padding alone")
+def windows_around_the_input() -> Net:
+    return _dilated("MaxPool", 17, 3)
+
+
+@TRAPS.add(0, "a dilated AveragePool whose input may be small", sizes=({"S": 3}, {"S": 8}))
+def windows_around_an_input_of_any_size() -> Net:
+    return _dilated("AveragePool", 19, "S")
+
+
+@TRAPS.add(4 * 28 + 4 * 4, "a dilated MaxPool whose windows all reach into the input")
+def windows_that_reach_into_the_input() -> Net:
+    return _dilated("MaxPool", 17, 4)
+
+
 @TRAPS.add(4 * 28 + 4 * 4, "a mean lies between the bounds of what it is taken of")
 def mean_within_bounds() -> Net:
     net = Net()

@@ -16,11 +16,11 @@ Limits = Callable[[Node, list[Bounds]], Bounds]
 
 
 def monotone(function: Callable[[np.ndarray, Node], np.ndarray]) -> Limits:
-    """Limits of an increasing function of the first input that rounds no bound away (Relu, HardSigmoid)."""
+    """Limits of a rising or falling function of the first input that rounds no bound away (Relu, HardSigmoid)."""
 
     def limits(node: Node, bounds: list[Bounds]) -> Bounds:
-        (low, high), *_ = bounds
-        return function(low, node), function(high, node)
+        one, other = (function(bound, node) for bound in bounds[0])
+        return np.minimum(one, other), np.maximum(one, other)
 
     return limits
 

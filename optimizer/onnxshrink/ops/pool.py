@@ -30,10 +30,27 @@ class Spatial(Rule):
         """Whether a channel of one value keeps that value (a channel of zeros always stays zero)."""
         return True
 
+    def touches(self, node: Node, context: Context) -> bool:
+        """Whether every window has an element of the input: what is made of padding alone is no value of a channel.
+
+        A dilated window may have its elements on both sides of a small input.
+        """
+        steps, pads = node.attr("dilations"), node.attr("pads")
+        shape = context.shape(node.inputs[0]) or ()
+        axes = [axis for axis in range(len(shape)) if axis not in self.passing(node, context)]
+        if steps is None or (node.attr("auto_pad", "NOTSET") in ("NOTSET", "VALID") and not any(pads or ())):
+            return True
+        for place, (axis, step) in enumerate(zip(axes, steps, strict=True)):
+            size, reach = shape[axis], step * (node.attr("kernel_shape")[place] - 1)
+            inside = isinstance(size, int) and size >= step
+            if step > 1 and not (inside and all(pad <= reach for pad in (pads or ())[place :: len(axes)])):
+                return False
+        return True
+
     def facts(self, node: Node, context: Context) -> list[Fact | None]:
         none: list[Fact | None] = [None] * len(node.outputs)
         fact, rank = context.fact(node.inputs[0]), context.rank(node.outputs[0])
-        if fact is None or rank != fact.rank:
+        if fact is None or rank != fact.rank or not self.touches(node, context):
             return none
         passing = self.passing(node, context)
         known, value, (low, high) = fact.known, fact.value, fact.bounds()

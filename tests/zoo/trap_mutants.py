@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from onnx import TensorProto
 
@@ -275,6 +277,73 @@ def _dilated(op: str, opset: int, size: object) -> Net:
     t = net.conv(x, 3, 8, zero=DEAD[:2], constant=dict.fromkeys(DEAD[2:], 2.0))
     t = net.op("Relu", net.op(op, t, kernel_shape=[2, 2], dilations=[4, 4], pads=[1, 1, 1, 1]))
     return net.output(net.op("Add", net.conv(t, 8, 4, 1), net.op("GlobalAveragePool", net.conv(x, 3, 4)), name="y"))
+
+
+def _numbers(make: Callable[[Net, str, str], str]) -> Net:
+    """Rows of zeros behind `make`, which reads a table [4, 6] and 1 or 2: of its answer, nothing but how
+    many rows it has counts.
+    """
+    net = Net()
+    number = net.op("Floor", net.op("Add", net.op("Sigmoid", net.input("x", (1,))), net.const(1.5)))
+    found = make(net, net.const(net.normal(4, 6)), number)
+    t = net.op("Add", net.op("MatMul", found, net.const(np.zeros((6, 5)))), net.const(net.normal(5)))
+    last = net.op("MatMul", net.op("Relu", t), net.const(net.normal(5, 3)))
+    return net.output(
+        net.op("Add", last, net.op("Mul", net.op("ReduceMean", "x", axes=[0]), net.const(net.normal(3))), name="y")
+    )
+
+
+def _integer(net: Net, number: str) -> str:
+    return net.op("Cast", number, to=TensorProto.INT64)
+
+
+@TRAPS.add(0, "indices computed of floats, of whose rows only the number counts", sizes=({"N": 2}, {"N": 5}))
+def indices_of_rows_that_nobody_reads() -> Net:
+    net = Net()
+    x = net.input("x", ("N", 4))
+    where = _integer(net, net.op("Floor", net.op("Sigmoid", x)))
+    rows = net.op("Gather", net.const(net.normal(1, 6)), where, axis=0)
+    t = net.op("Add", net.op("MatMul", rows, net.const(np.zeros((6, 5)))), net.const(net.normal(5)))
+    return net.output(net.op("MatMul", net.op("Relu", t), net.const(net.normal(5, 3)), name="y"), net.op("Sigmoid", x))
+
+
+@TRAPS.add(0, "how often rows are repeated, computed of floats, where only the number of rows counts")
+def repeats_of_rows_that_nobody_reads() -> Net:
+    def make(net: Net, table: str, number: str) -> str:
+        return net.op("Tile", table, net.op("Concat", _integer(net, number), net.const([1]), axis=0))
+
+    return _numbers(make)
+
+
+@TRAPS.add(0, "what a tensor is spread to, computed of floats, where only the number of rows counts")
+def expansion_that_nobody_reads() -> Net:
+    def make(net: Net, table: str, number: str) -> str:
+        return net.op("Expand", table, net.op("Concat", _integer(net, number), net.const([4, 6]), axis=0))
+
+    return _numbers(make)
+
+
+@TRAPS.add(0, "how many of the largest, computed of floats, where only their number counts")
+def number_of_largest_that_nobody_reads() -> Net:
+    return _numbers(lambda net, table, number: net.op("TopK", table, _integer(net, number), count=2, axis=0))
+
+
+@TRAPS.add(0, "scales computed of floats, where only the number of rows counts")
+def scales_of_rows_that_nobody_reads() -> Net:
+    def make(net: Net, table: str, number: str) -> str:
+        return net.op("Resize", table, "", net.op("Concat", number, net.const([1.0]), axis=0), mode="nearest")
+
+    return _numbers(make)
+
+
+@TRAPS.add(0, "a shape computed of floats, where only the number of rows counts")
+def reshape_that_nobody_reads() -> Net:
+    def make(net: Net, table: str, number: str) -> str:
+        return net.op(
+            "Reshape", table, net.op("Concat", net.const([-1]), _integer(net, number), net.const([6]), axis=0)
+        )
+
+    return _numbers(make)
 
 
 @TRAPS.add(0, "a dilated MaxPool on a small input: some windows lie on both sides of it, in the padding alone")

@@ -218,8 +218,11 @@ class Reshape(Rule):
         live = state.live(y)
         if source is None or target is None:
             return super().reads(node, context, state)
+        rest: dict[int, Demand | None] = {i: None for i in range(1, len(node.inputs)) if node.inputs[i]}
+        if node.op == "Reshape" and 1 in rest:
+            rest[1] = unknown_elements(node.inputs[1], context)
         if not all(mask.any() for mask in live):
-            return {}
+            return rest
         demand = [np.ones(d if isinstance(d, int) else 1, bool) for d in source]
         for left, right in blocks(source, target):
             sizes = [demand[a].size for a in left]
@@ -235,9 +238,6 @@ class Reshape(Rule):
                 grid = grid.reshape(sizes)
                 for position, a in enumerate(left):
                     demand[a] = np.asarray(grid.any(axis=tuple(p for p in range(len(left)) if p != position)))
-        rest: dict[int, Demand | None] = {i: None for i in range(1, len(node.inputs)) if node.inputs[i]}
-        if node.op == "Reshape" and 1 in rest:
-            rest[1] = unknown_elements(node.inputs[1], context)
         return {0: demand, **rest}
 
     def rewrite(self, node: Node, cut: Cut) -> Rewrite:

@@ -77,12 +77,13 @@ class Spatial(Rule):
         if any(state.needed(o) for o in node.outputs[1:] if o):  # indices count positions in the whole tensor
             return super().reads(node, context, state)
         live, demand = state.live(node.outputs[0]), everything(node.inputs[0], context)
+        others: dict[int, Demand | None] = {i: None for i in range(1, len(node.inputs)) if node.inputs[i]}
         if not all(mask.any() for mask in live):
-            return {}
+            return others  # sizes and scales
         for axis in self.passing(node, context):
             if axis < len(demand) and live[axis].size == demand[axis].size:
                 demand[axis] = live[axis]
-        return {0: demand, **{i: None for i in range(1, len(node.inputs)) if node.inputs[i]}}
+        return {0: demand, **others}
 
 
 class MaxPool(Spatial):

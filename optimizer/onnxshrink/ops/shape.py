@@ -160,7 +160,7 @@ class Expand(Broadcast):
 
     def reads(self, node: Node, context: Context, state: State) -> dict[int, Demand | None]:
         demands = super().reads(node, context, state)
-        if 1 in demands:
+        if self.stand_by(node, context, state.live(node.outputs[0])) is None:
             demands[1] = unknown_elements(node.inputs[1], context)
         return demands
 
@@ -234,7 +234,7 @@ class Tile(Rule):
     def reads(self, node: Node, context: Context, state: State) -> dict[int, Demand | None]:
         live, repeats = state.live(node.outputs[0]), self._repeats(node, context)
         if not all(mask.any() for mask in live):
-            return {}
+            return {1: None}
         demand = [np.ones(context.size(node.inputs[0], a) or 1, bool) for a in range(len(live))]
         for a, r in enumerate(repeats or []):
             if live[a].size == demand[a].size * r:

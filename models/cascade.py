@@ -118,7 +118,8 @@ def main(
             trainer.resume()
             trainer.fit()
             network = gates.folded(trainer.gated.cpu())
-            draw(read_log(here), here / "training.png", title=f"{recipe}, round {number}", metric=own.task.metric)
+            if lines := read_log(here):
+                draw(lines, here / "training.png", title=f"{recipe}, round {number}", metric=own.task.metric)
         last = out / f"{entry.recipe.network}_{entry.data}.onnx"
         gates.export(network, last, own.example())
         click.echo(f"{scored(last, entry, folder)}, {benchmark.macs(onnx.load(last)):,} multiply-adds")

@@ -100,9 +100,9 @@ def main(
         trainer.fit(stop_after)
         if trainer.done == len(trainer.plan) and ranks.first:
             export(trainer, entry, data)
-        if ranks.first:
+        if ranks.first and (lines := read_log(out)):
             metric = entry.data_set.task.metric
-            draw(read_log(out), out / "training.png", title=f"{recipe}, {entry.recipe.search}", metric=metric)
+            draw(lines, out / "training.png", title=f"{recipe}, {entry.recipe.search}", metric=metric)
     except OnnxshrinkError as error:
         raise click.ClickException(str(error)) from None
 

@@ -150,6 +150,61 @@ def test_a_run_that_is_killed_within_an_epoch_goes_on_from_the_last_one(tmp_path
     assert_same(weights(whole), weights(again))
 
 
+def test_another_run_does_not_write_into_a_folder_that_has_a_checkpoint(tmp_path):
+    trainer(tmp_path).fit(1)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    with pytest.raises(InputError, match=r"checkpoint\.pt: this folder has .* another run; go on .* --resume"):
+        trainer(tmp_path).fit(1)
+    with pytest.raises(InputError, match="another run"):
+        trainer(tmp_path).start_from(tmp_path / "dense.pt")
+    assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    (tmp_path / "checkpoint.pt").unlink()
+    other = trainer(tmp_path, seed=1)
+    other.fit(1)
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 1
+
+
+def test_the_log_has_each_epoch_wherever_the_run_was_killed(tmp_path, monkeypatch):
+    """Before the checkpoint is written, after it, and within the line of the next epoch."""
+    whole = trainer(tmp_path / "whole")
+    whole.fit()
+
+    class Killed(BaseException):
+        pass
+
+    def die(*_):
+        raise Killed
+
+    out = tmp_path / "killed"
+    run = trainer(out)
+    run.fit(1)
+    monkeypatch.setattr(run, "save", die)
+    with pytest.raises(Killed):
+        run.fit(2)
+    again = trainer(out)
+    again.resume()
+    save = again.save
+    monkeypatch.setattr(again, "save", lambda: (save(), die()))
+    with pytest.raises(Killed):
+        again.fit(2)
+    with (out / "log.jsonl").open("a") as file:
+        file.write('{"epoch": 3, "phase": "sea')
+    assert [line["epoch"] for line in training.read_log(out)] == [1, 2]
+    last = trainer(out)
+    last.resume()
+    last.fit()
+    assert [json.loads(line)["epoch"] for line in (out / "log.jsonl").read_text().splitlines()] == [1, 2, 3, 4]
+    for line, other in zip(training.read_log(out), training.read_log(whole.out), strict=True):
+        assert line | {"examples_per_second": 0} == other | {"examples_per_second": 0}
+
+
+def test_a_log_that_is_not_there_or_is_none(tmp_path):
+    assert training.read_log(tmp_path) == []
+    (tmp_path / "log.jsonl").write_text('{"epoch": 1}\nnonsense\n')
+    with pytest.raises(InputError, match=r"log\.jsonl: line 2 is no epoch of a log"):
+        training.read_log(tmp_path)
+
+
 def test_the_second_cycle_is_the_same_from_the_dense_network_of_another_run(tmp_path):
     whole = trainer(tmp_path / "whole")
     whole.fit()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from ...errors import InputError
 
 LOG = "log.jsonl"
 
@@ -48,6 +51,15 @@ class Monitor:
         """Print a line."""
         self.console.print(text, soft_wrap=True, highlight=False)
 
+    def keep(self, epochs: int) -> None:
+        """Drop from the log what is not of the first so many epochs: what has no checkpoint is run again."""
+        if self.folder is None or not (path := self.folder / LOG).exists():
+            return
+        kept = [text + "\n" for text, line in _lines(path) if line["epoch"] <= epochs]
+        temporary = path.with_suffix(".part")
+        temporary.write_text("".join(kept), encoding="utf-8")
+        os.replace(temporary, path)
+
     def log(self, line: Mapping[str, Any]) -> None:
         """Log one epoch: its number and phase, figures by name, and widths by the name of the gate."""
         if self.folder is None:
@@ -80,7 +92,25 @@ def _board(folder: Path) -> Any:
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The epochs of a log, each once: an epoch that was run again after a kill counts as it was last."""
-    lines = (folder / LOG).read_text(encoding="utf-8").splitlines()
-    found = {line["epoch"]: line for line in map(json.loads, lines)}
+    """The epochs of a log, each once: one that was run again counts as it was last. Without a log there are none.
+
+    Raises:
+        InputError: a line is none of a log.
+    """
+    path = folder / LOG
+    found = {line["epoch"]: line for _, line in _lines(path)} if path.exists() else {}
     return [found[number] for number in sorted(found)]
+
+
+def _lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """The lines of a log as text and as they read, without a last one that a kill tore."""
+    *whole, _ = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    found = []
+    for number, text in enumerate(whole, 1):
+        try:
+            line = json.loads(text)
+            int(line["epoch"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"line {number} is no epoch of a log", file=str(path), cure="remove the line") from error
+        found.append((text, line))
+    return found

@@ -76,6 +76,7 @@ class Trainer:
         self.example = example.to(self.device)
         self.plan = plan(recipe)
         self.done = 0
+        self.own = False  # whether the checkpoint in the folder is this run's
         self.cuts: list[dict[str, Tensor]] = []
         out.mkdir(parents=True, exist_ok=True)
         self.plain = self._placed(network)
@@ -122,6 +123,23 @@ class Trainer:
         self.optimizers = Optimizers(self.gated, self.recipe.weight_decay, self.recipe.gate_rate)
         self.importance = Importance(self.gated)
 
+    def _claim(self) -> None:
+        """Begin in the folder, or go on in it: from now on its log has the epochs of this run only.
+
+        Raises:
+            InputError: the folder has the checkpoint of another run, which would be overwritten.
+        """
+        if self.own:
+            return
+        if (self.out / CHECKPOINT).exists():
+            raise InputError(
+                "this folder has the checkpoint of another run",
+                file=str(self.out / CHECKPOINT),
+                cure="go on from it with --resume (`Trainer.resume`), take another folder, or remove it",
+            )
+        self.monitor.keep(0)
+        self.own = True
+
     def save(self) -> None:
         """Write the checkpoint (the first process does)."""
         if self.ranks.first:
@@ -161,16 +179,19 @@ class Trainer:
         self.optimizers.load(state["optimizers"])
         for score, saved in zip(self.importance.scores, state["importance"], strict=True):
             score.copy_(saved)
+        self.monitor.keep(self.done)
+        self.own = True
         return True
 
     def start_from(self, dense: Path) -> None:
         """Take over a dense network that another run has trained, instead of the first cycle.
 
         Raises:
-            InputError: it belongs to another architecture.
+            InputError: it belongs to another architecture, or the folder has the checkpoint of another run.
         """
         state = checkpoint.load(dense, self.recipe.network)
         checkpoint.fill(self.gated.network, state["network"], dense)
+        self._claim()
         if self.ranks.first and dense.resolve() != (self.out / DENSE).resolve():
             checkpoint.save(state, self.out / DENSE)
         self.done = self.recipe.dense_epochs
@@ -185,8 +206,9 @@ class Trainer:
 
         Raises:
             OnnxshrinkError: the loss is not a number any more; the last checkpoint is still good.
-            InputError: the target cannot be reached.
+            InputError: the target cannot be reached, or the folder has the checkpoint of another run.
         """
+        self._claim()
         for number in range(self.done, len(self.plan[:stop_after])):
             epoch = self.plan[number]
             if number == self.recipe.dense_epochs:
@@ -200,7 +222,6 @@ class Trainer:
             self.done = number + 1
             if epoch.phase == "dense" and self.done == self.recipe.dense_epochs and self.ranks.first:
                 self.save_network(self.out / DENSE)
-            self.save()
             self.monitor.log(
                 {
                     "epoch": self.done,
@@ -213,6 +234,7 @@ class Trainer:
                     "widths": {name: gate.kept for name, gate in zip(self.gated.gates, self._gates, strict=True)},
                 }
             )
+            self.save()  # after the line: a line without its checkpoint is dropped, and written again
 
     @property
     def _gates(self) -> list[Gate]:

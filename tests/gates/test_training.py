@@ -342,6 +342,66 @@ def test_a_checkpoint_of_another_architecture(tmp_path):
         trainer(tmp_path).resume()
 
 
+@pytest.mark.parametrize(
+    ("done", "changes"),
+    [
+        (1, {"seed": 1}),
+        (1, {"slope": 6.0}),
+        (2, {"dense_epochs": 3}),
+        (2, {"search": "uniform"}),
+        (2, {"size": "parameters"}),
+        (2, {"search_epochs": 1}),
+        (3, {"search_epochs": 3}),
+        (3, {"target": 0.4}),
+    ],
+)
+def test_what_is_trained_already_cannot_be_changed(done, changes, tmp_path):
+    trainer(tmp_path).fit(done)
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    ((name, value),) = changes.items()
+    was = getattr(recipe(), name)
+    message = rf"checkpoint\.pt: {done} epochs were trained with {name}={was}, the recipe has {name}={value}; give"
+    with pytest.raises(InputError, match=message):
+        trainer(tmp_path, **changes).resume()
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+
+
+def test_what_comes_may_be_changed_and_is_told(tmp_path):
+    run = trainer(tmp_path)
+    run.fit(1)
+    for changes in ({"search": "uniform"}, {"target": 0.4}, {"dense_epochs": 2}, {"search_epochs": 3}):
+        assert trainer(tmp_path, **changes).resume()
+    run.fit(2)
+    for changes in ({"prune_rate": 0.01, "bf16": True}, {"collapse": False}, {"target": 0.4}, {"search_epochs": 3}):
+        assert trainer(tmp_path, **changes).resume()
+    run.fit(3)
+    again = trainer(tmp_path, finetune_epochs=2, label_smoothing=0.0)
+    said = []
+    again.monitor.say = said.append
+    assert again.resume()
+    assert said == ["from epoch 4 on: finetune_epochs 1 → 2, label_smoothing 0.1 → 0.0"]
+    again.fit()
+    assert again.done == 5
+
+
+def test_a_checkpoint_whose_recipe_lacks_fields_goes_on(tmp_path):
+    trainer(tmp_path).fit(1)
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    state["recipe"] = {"network": "resnet8"}
+    del state["examples"]
+    torch.save(state, tmp_path / "checkpoint.pt")
+    assert trainer(tmp_path).resume()
+
+
+def test_a_checkpoint_beyond_the_plan_and_one_that_is_a_network_alone(tmp_path):
+    trainer(tmp_path, finetune_epochs=2).fit()
+    with pytest.raises(InputError, match=r"checkpoint\.pt: .* after epoch 5, the plan ends after 4; give it as many"):
+        trainer(tmp_path).resume()
+    (tmp_path / "dense.pt").replace(tmp_path / "checkpoint.pt")
+    with pytest.raises(InputError, match=r"checkpoint\.pt: this is a network alone"):
+        trainer(tmp_path).resume()
+
+
 def test_a_target_that_cannot_be_reached(tmp_path):
     run = trainer(tmp_path, target=0.05, floor=0.8)
     with pytest.raises(InputError, match=r"% of the size is left when every gate is at its floor, the target is"):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from ...errors import InputError
@@ -228,3 +228,52 @@ def plan(recipe: Recipe) -> list[Epoch]:
         here = tuple((end - i, searched) for end, searched in zip(ends, steps, strict=True) if i < end <= i + 1)
         epochs.append(Epoch("search", *cycle, i / searching, (i + 1) / searching, here))
     return epochs
+
+
+WHILE_SEARCHING = {
+    *("target", "steps", "path", "thresholds", "floor", "multiple", "vanish", "gate_rate"),
+    *("size_weight", "ejector_weight", "ejector_start", "ejector_full", "sigma"),
+}
+"""Fields that decide what a search closes, and nothing after it."""
+
+
+def changed(before: Mapping[str, Any], recipe: Recipe, done: int) -> dict[str, tuple[Any, Any]]:
+    """The fields that a recipe has otherwise than the one that a run was begun with: (then, now).
+
+    Args:
+        before: the recipe's fields then; what is missing there is as it is now.
+        done: epochs that are trained.
+
+    Raises:
+        InputError: one of them decided what was trained. All others are of epochs to come only.
+    """
+    now = asdict(recipe)
+    then = now | {name: value for name, value in before.items() if name in now}
+    found = {name: (then[name], value) for name, value in now.items() if then[name] != value}
+    decided = [name for name in found if name in _decided(then, now, done)]
+    if decided:
+        was, is_now = (", ".join(f"{name}={found[name][k]}" for name in decided) for k in (0, 1))
+        raise InputError(
+            f"{done} epochs were trained with {was}, the recipe has {is_now}",
+            cure="give what they were trained with, or begin in another folder",
+        )
+    return found
+
+
+def _decided(then: Mapping[str, Any], now: Mapping[str, Any], done: int) -> set[str]:
+    """The fields that `done` epochs are made by, so that they cannot change any more."""
+    names = {"network", "form", "slope", "seed"}
+    if done > then["dense_epochs"] or done >= now["dense_epochs"]:
+        names.add("dense_epochs")
+    searched = done - then["dense_epochs"]  # epochs of the second cycle
+    if searched <= 0:
+        return names
+    names |= {"search", "size", "slope_end"}
+    if then["search"] == "uniform":
+        names |= {"target", "multiple"}
+    elif then["search"] != "none":
+        if searched >= min(then["search_epochs"], now["search_epochs"]):
+            names.add("search_epochs")
+        if searched >= then["search_epochs"]:
+            names |= WHILE_SEARCHING
+    return names

@@ -27,7 +27,7 @@ from .data import Data
 from .distributed import Ranks, synchronize
 from .monitor import Monitor
 from .optimizers import Optimizers
-from .recipe import Epoch, Recipe, plan
+from .recipe import Epoch, Recipe, changed, plan
 from .tasks import Task, Teacher
 
 CHECKPOINT = "checkpoint.pt"
@@ -146,6 +146,7 @@ class Trainer:
             state = {
                 "recipe": asdict(self.recipe),
                 "done": self.done,
+                "examples": len(self.data),
                 "cuts": self.cuts,
                 "network": self.gated.state_dict(),
                 "optimizers": self.optimizers.state(),
@@ -160,15 +161,23 @@ class Trainer:
     def resume(self) -> bool:
         """Go on from the checkpoint in the folder; False if there is none.
 
-        The recipe stays the caller's, so that epochs to come may be planned anew.
+        The recipe stays the caller's, so that epochs to come may be planned anew; what is other than it was is told.
 
         Raises:
-            InputError: the checkpoint belongs to another architecture.
+            InputError: the checkpoint belongs to another architecture, was made by a recipe that differs in what is
+                trained already, or is beyond the end of the plan.
         """
         path = self.out / CHECKPOINT
         if not path.exists():
             return False
         state = checkpoint.load(path, self.recipe.network)
+        if "done" not in state:
+            raise InputError(
+                "this is a network alone, without the state of its training",
+                file=str(path),
+                cure="begin from it with --dense (`Trainer.start_from`)",
+            )
+        self._compare(state, path)
         self._begin()
         self.cuts, self.done = [], state["done"]
         for masks in state["cuts"]:
@@ -182,6 +191,28 @@ class Trainer:
         self.monitor.keep(self.done)
         self.own = True
         return True
+
+    def _compare(self, state: Mapping[str, Any], path: Path) -> None:
+        """Say what is other than when the checkpoint was made.
+
+        Raises:
+            InputError: it cannot go on like this.
+        """
+        try:
+            others = changed(state["recipe"], self.recipe, state["done"])
+        except InputError as error:
+            raise InputError(error.what, file=str(path), cure=error.cure) from None
+        if state["done"] > len(self.plan):
+            raise InputError(
+                f"this checkpoint is after epoch {state['done']}, the plan ends after {len(self.plan)}",
+                file=str(path),
+                cure="give it as many epochs, or begin in another folder",
+            )
+        if (examples := state.get("examples", len(self.data))) != len(self.data):
+            others["examples"] = (examples, len(self.data))
+        if others and self.ranks.first:
+            told = ", ".join(f"{name} {then} → {now}" for name, (then, now) in others.items())
+            self.monitor.say(f"from epoch {state['done'] + 1} on: {told}")
 
     def start_from(self, dense: Path) -> None:
         """Take over a dense network that another run has trained, instead of the first cycle.

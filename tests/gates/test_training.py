@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -324,6 +325,49 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(tm
     again = trainer(tmp_path)
     assert again.resume()
     again.fit()
+
+
+@pytest.mark.parametrize("value", [math.inf, 3e38])
+def test_a_network_that_the_last_step_ruined_is_not_saved(value, tmp_path):
+    """Parameters that are no numbers, and numbers that answer with none."""
+    run = trainer(tmp_path)
+    step, count = run.optimizers.step, itertools.count(1)
+
+    def ruin(**options):
+        step(**options)
+        if next(count) == 4:
+            with torch.no_grad():
+                run.gated.network.head.weight.fill_(value)
+
+    run.optimizers.step = ruin
+    with pytest.raises(OnnxshrinkError, match="ruined by the last batch of epoch 1; there is no checkpoint yet; begin"):
+        run.fit()
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_more_steps_than_batches_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"the search has 9 steps in 8 batches, .*; take at most steps=8"):
+        trainer(tmp_path, steps=9)
+
+
+def test_steps_that_end_in_one_batch_are_one_and_an_epoch_logs_all_it_closed(tmp_path):
+    run = trainer(tmp_path, steps=5, search_epochs=2, collapse=False)
+    run.fit(1)
+    closed, close = [], run._close
+
+    def record(searched, x):
+        found = close(searched, x)
+        closed.append((run.done, searched, found["closed"], found["difference"]))
+        return found
+
+    run._close = record
+    epoch = run.plan[1]
+    run.plan[1] = replace(epoch, closings=((0.05, 0.2), (0.3, 0.4), (0.8, 0.9)))  # of four batches: 1, 1 and 3
+    run.fit(2)
+    assert [searched for _, searched, _, _ in closed] == [0.4, 0.9]
+    line = training.read_log(tmp_path)[1]
+    assert line["closed"] == sum(count for *_, count, _ in closed) > max(count for *_, count, _ in closed)
+    assert line["difference"] == pytest.approx(max(difference for *_, difference in closed), rel=1e-4)
 
 
 def test_a_checkpoint_of_another_architecture(tmp_path):

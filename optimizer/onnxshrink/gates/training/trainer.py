@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -70,8 +71,15 @@ class Trainer:
                 f"an epoch has {len(data)} examples, fewer than a batch of {recipe.batch}",
                 cure=f"give more examples, or batch={max(len(data), 1)} in the recipe",
             )
+        batches = recipe.search_epochs * (len(data) // recipe.batch)
+        if len(recipe.closings()) > batches:
+            raise InputError(
+                f"the search has {recipe.steps} steps in {batches} batches, and one without a batch measures nothing",
+                cure=f"take at most steps={batches}, or more examples",
+            )
         self.data, self.task, self.recipe, self.out, self.latencies = data, task, recipe, out, latencies
         self.device, self.ranks = torch.device(device), ranks or Ranks()
+        self.ranks.shard(recipe.batch)
         self.monitor = monitor or Monitor(out if self.ranks.first else None)
         self.example = example.to(self.device)
         self.plan = plan(recipe)
@@ -291,9 +299,9 @@ class Trainer:
             set_slope(self.gated, recipe.step_slope(epoch.search_begin if searching else 1.0))
         model = self.ranks.wrap(self.gated)
         teacher = self._teach() if epoch.phase != "dense" and recipe.distil else None
-        share = self.ranks.shard(recipe.batch)
         steps = len(self.data) // recipe.batch
-        closings = [(max(1, round(at * steps)), searched) for at, searched in epoch.closings]
+        # steps that end in one batch are one step to the last of them: after a closing, importance begins anew
+        closings = {max(1, round(at * steps)): searched for at, searched in epoch.closings}
         seed = recipe.seed * 100_003 + self.done
         torch.manual_seed(seed)
         total = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -325,27 +333,49 @@ class Trainer:
             self.optimizers.step(gates=relaxing)
             self.monitor.advance(recipe.batch)
             if step % WATCH == 0 or step == steps:
-                self._watch(total, step, share)
-            while closings and closings[0][0] == step:
-                figures |= self._close(closings.pop(0)[1], x)
+                self._watch(total, f"the loss is not a number any more in epoch {self.done + 1}, by batch {step}")
+            if step in closings:
+                found = self._close(closings[step], x)
+                for name, join in (("closed", operator.add), ("difference", max)):
+                    found[name] = join(figures.get(name, 0), found[name])
+                figures |= found
         figures["loss"] = float(self.ranks.total(total)) / steps / self.ranks.world
         if relaxing:
             with torch.no_grad():
                 w = torch.cat([gate.open()[gate.mask > 0] for gate in self._gates])
                 figures["undecided"] = int(((w > 0.1) & (w < 0.9)).sum())
                 figures["relaxed"] = float(self.size.relaxed())
+        self._check(x, y)
         return figures
 
-    def _watch(self, total: Tensor, step: int, share: int) -> None:
-        """Stop where the loss is not a number; all processes stop together."""
-        if bool(torch.isfinite(self.ranks.total(total))):
+    @torch.no_grad()
+    def _check(self, x: Tensor, y: Tensor) -> None:
+        """Stop where the epoch's last step, whose loss nothing has seen, ruined the network: it must not be saved."""
+        self.gated.eval()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bf16):
+            output = self.gated(x)
+        known = self.task.loss(output.float(), y, self.recipe.label_smoothing).double()
+        for tensor in self.gated.state_dict().values():
+            if tensor.is_floating_point():
+                known = known + 0.0 * tensor.sum(dtype=torch.float64)
+        self.gated.train()
+        self._watch(known, f"the network is ruined by the last batch of epoch {self.done + 1}")
+
+    def _watch(self, value: Tensor, what: str) -> None:
+        """Stop where a number is none; all processes stop together.
+
+        Raises:
+            OnnxshrinkError: it says what, and where the last good checkpoint is.
+        """
+        if bool(torch.isfinite(self.ranks.total(value))):
             return
+        rates = "with lower learning rates, or without bf16"
         path = self.out / CHECKPOINT
-        good = f"the last good checkpoint is {path}, after epoch {self.done}" if self.done else "there is no checkpoint"
-        raise OnnxshrinkError(
-            f"the loss is not a number any more in epoch {self.done + 1}, by batch {step}; {good}",
-            cure="resume from it with lower learning rates, or without bf16",
-        )
+        if path.exists():
+            raise OnnxshrinkError(
+                f"{what}; the last good checkpoint is {path}, after epoch {self.done}", cure=f"resume from it {rates}"
+            )
+        raise OnnxshrinkError(f"{what}; there is no checkpoint yet", cure=f"begin again {rates}")
 
     def _teach(self) -> Teacher:
         """The dense network of this run."""

@@ -87,6 +87,13 @@ def test_bad_recipes():
         ({"batch": 0}, "batch is 0; take at least 1"),
         ({"batch": 1.5}, "batch is a whole number, 1.5 is not"),
         ({"distil": 2}, "distil is 2; take at least 0 and at most 1"),
+        ({"dense_rate": -0.1}, "dense_rate is -0.1; take at least 0"),
+        ({"prune_rate": math.nan}, "prune_rate is nan; take at least 0"),
+        ({"weight_decay": math.inf}, "weight_decay is inf; take at least 0"),
+        ({"warmup": 1}, "warmup is 1; take at least 0 and at most 0.99"),
+        ({"temperature": 0}, "temperature is 0; take at least 0.001"),
+        ({"slope": 0}, "slope is 0; take at least 0.001"),
+        ({"size": "bytes"}, "no size 'bytes'; take one of macs, parameters, latency"),
         ({"bf16": 1}, "bf16 is true or false, 1 is not"),
         ({"dense_epochs": True}, "dense_epochs is a whole number, True is not"),
     ):
@@ -279,6 +286,16 @@ def test_latency_is_a_size(tmp_path):
     assert 0.4 < run.size.kept() <= 0.6
     with pytest.raises(InputError, match="there is no table"):
         trainer(tmp_path / "three", size="latency")
+    with pytest.raises(InputError, match="there is a table of latencies, but the size is macs"):
+        trainer(tmp_path / "three", latencies=table)
+    name = next(iter(table))
+    for value in (math.nan, -1.0):
+        bad = table | {name: [(i, o, value) for i, o, _ in table[name]]}
+        with pytest.raises(InputError, match=f"a latency of `{name}` that is no time"):
+            trainer(tmp_path / "three", size="latency", latencies=bad)
+    nothing = {name: [(i, o, 0.0) for i, o, _ in points] for name, points in table.items()}
+    with pytest.raises(InputError, match="all latencies of the table are 0"):
+        trainer(tmp_path / "three", size="latency", latencies=nothing)
 
 
 @pytest.mark.slow
@@ -444,6 +461,22 @@ def test_a_checkpoint_beyond_the_plan_and_one_that_is_a_network_alone(tmp_path):
     (tmp_path / "dense.pt").replace(tmp_path / "checkpoint.pt")
     with pytest.raises(InputError, match=r"checkpoint\.pt: this is a network alone"):
         trainer(tmp_path).resume()
+
+
+def test_what_cannot_be_written_is_named_and_the_old_checkpoint_stays(tmp_path, monkeypatch):
+    run = trainer(tmp_path)
+    run.fit(1)
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+
+    def full(state, path):
+        path.write_bytes(b"part")
+        raise RuntimeError("file write failed")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(InputError, match=r"checkpoint\.pt: this checkpoint cannot be written: file write failed"):
+        run.fit(2)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+    assert not list(tmp_path.glob("*.part"))
 
 
 def test_a_target_that_cannot_be_reached(tmp_path):

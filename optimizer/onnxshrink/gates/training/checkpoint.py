@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,10 +15,19 @@ from ...errors import InputError, short
 
 
 def save(state: Mapping[str, Any], path: Path) -> None:
-    """Write a checkpoint; a process that is killed while it writes leaves the one before."""
+    """Write a checkpoint; a process that is killed while it writes, or cannot, leaves the one before.
+
+    Raises:
+        InputError: it cannot be written, as the folder is closed or the disk is full.
+    """
     temporary = path.with_suffix(".part")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
+    try:
+        torch.save(state, temporary)
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch's own writer raises RuntimeError
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise InputError(f"this checkpoint cannot be written: {short(error, 120)}", file=str(path)) from error
 
 
 def load(path: Path, network: str) -> dict[str, Any]:

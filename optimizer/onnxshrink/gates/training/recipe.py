@@ -19,18 +19,33 @@ from ..schedule import cubic_ramp
 SEARCHES = ("importance", "relaxation", "uniform", "none")
 PATHS = ("linear", "geometric")
 
+SIZES = ("macs", "parameters", "latency")
+
 LIMITS = {
     "dense_epochs": (0, math.inf),
     "search_epochs": (0, math.inf),
     "finetune_epochs": (0, math.inf),
     "batch": (1, math.inf),
     "multiple": (1, math.inf),
+    "seed": (-(2**40), 2**40),
     "floor": (0, 1),
-    "warmup": (0, 1),
+    "warmup": (0, 0.99),
     "label_smoothing": (0, 1),
     "distil": (0, 1),
+    "ejector_start": (0, 1),
+    "ejector_full": (0, 1),
+    "gate_rate": (0, math.inf),
+    "size_weight": (0, math.inf),
+    "ejector_weight": (0, math.inf),
+    "dense_rate": (0, math.inf),
+    "prune_rate": (0, math.inf),
+    "weight_decay": (0, math.inf),
+    "slope": (1e-3, 1e3),
+    "slope_end": (1e-3, 1e3),
+    "sigma": (1e-3, math.inf),
+    "temperature": (1e-3, math.inf),
 }
-"""The least and the largest value of fields that have one."""
+"""The least and the largest value of fields that have one; an infinite one is itself no value."""
 
 
 @dataclass(frozen=True)
@@ -119,14 +134,15 @@ class Recipe:
             (self.search, SEARCHES, "search"),
             (self.path, PATHS, "path"),
             (self.form, tuple(FORMS), "gate form"),
+            (self.size, SIZES, "size"),
         )
         for value, names, what in words:
             if value not in names:
                 raise InputError(f"there is no {what} {value!r}", cure=f"take one of {', '.join(names)}")
         for name, (least, largest) in LIMITS.items():
-            if not least <= getattr(self, name) <= largest:
-                until = "" if largest == math.inf else f" and at most {largest}"
-                raise InputError(f"{name} is {getattr(self, name)}", cure=f"take at least {least}{until}")
+            if not least <= getattr(self, name) <= largest or math.isinf(getattr(self, name)):
+                until = "" if largest == math.inf else f" and at most {largest:g}"
+                raise InputError(f"{name} is {getattr(self, name)}", cure=f"take at least {least:g}{until}")
         if not 0 < self.target <= 1:
             raise InputError(f"the target is a share of the size, {self.target} is not", cure="take one in (0, 1]")
         if self.search == "importance" and self.form != "sigmoid":

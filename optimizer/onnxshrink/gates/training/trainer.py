@@ -77,16 +77,21 @@ class Trainer:
                 f"the search has {recipe.steps} steps in {batches} batches, and one without a batch measures nothing",
                 cure=f"take at most steps={batches}, or more examples",
             )
+        if latencies is not None and recipe.size != "latency":
+            raise InputError(f"there is a table of latencies, but the size is {recipe.size}", cure="take size=latency")
         self.data, self.task, self.recipe, self.out, self.latencies = data, task, recipe, out, latencies
         self.device, self.ranks = torch.device(device), ranks or Ranks()
         self.ranks.shard(recipe.batch)
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"this folder cannot be made: {error.strerror}", file=str(out)) from error
         self.monitor = monitor or Monitor(out if self.ranks.first else None)
         self.example = example.to(self.device)
         self.plan = plan(recipe)
         self.done = 0
         self.own = False  # whether the checkpoint in the folder is this run's
         self.cuts: list[dict[str, Tensor]] = []
-        out.mkdir(parents=True, exist_ok=True)
         self.plain = self._placed(network)
         self.teacher: Teacher | None = None
         self._begin()
@@ -124,7 +129,13 @@ class Trainer:
             return Size(self.gated, self.recipe.size, whole=whole)
         if self.latencies is None:
             raise InputError("latency is the size, but there is no table", cure="write one with `bench --layers`")
-        return Size(self.gated, costs=latency_costs(self.gated, self.latencies), whole=whole)
+        costs = latency_costs(self.gated, self.latencies)
+        for cost in costs:
+            if not bool((cost.table.isfinite() & (cost.table >= 0)).all()):
+                raise InputError(f"the table has a latency of `{cost.name}` that is no time", cure="measure it again")
+        if not any(bool(cost.table.any()) for cost in costs):
+            raise InputError("all latencies of the table are 0, so there is nothing to make less of")
+        return Size(self.gated, costs=costs, whole=whole)
 
     def _optimize(self) -> None:
         """Fresh optimizers, and scores of nothing."""

@@ -8,6 +8,7 @@ share of what is left, by the scores and the repair of `onnxshrink prune`, and h
 recipe's second cycle, with a learning rate cycle of its own. The same command goes on from where it was killed.
 """
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -17,14 +18,14 @@ import catalogue
 import click
 import onnx
 import torch
-from options import DEVICE, SET
+from options import DEVICE, SET, told
 from torch import nn
 from train import scored
 
 import onnxshrink
 from onnxshrink import benchmark, gates
 from onnxshrink.cli.options import Portion
-from onnxshrink.errors import InputError, OnnxshrinkError
+from onnxshrink.errors import InputError
 from onnxshrink.gates.training import Data, Recipe, Trainer, checkpoint, draw, read_log
 
 
@@ -68,6 +69,33 @@ def rounds_of(recipe: Recipe, rounds: int) -> list[Recipe]:
     return [replace(recipe, dense_epochs=0, search_epochs=0, finetune_epochs=part) for part in parts]
 
 
+def begun(out: Path, options: dict[str, Any]) -> None:
+    """Keep what decides the maps of all rounds; a folder goes on with the same only.
+
+    Raises:
+        InputError: the folder was begun with others.
+    """
+    path = out / "options.json"
+    if path.exists():
+        try:
+            before = dict(json.loads(path.read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise InputError(f"these are no options: {error}", file=str(path)) from error
+        others = [name for name, value in options.items() if before.get(name) != value]
+        if others:
+            was, now = (", ".join(f"{name}={of.get(name)}" for name in others) for of in (before, options))
+            raise InputError(
+                f"the rounds here were begun with {was}, now it is {now}",
+                file=str(path),
+                cure="give the same, or another --out",
+            )
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(options), encoding="utf-8")
+    partial.replace(path)
+
+
 @click.command(help=__doc__)
 @click.argument("recipe", type=click.Choice(catalogue.names()))
 @click.option("--data", "folder", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
@@ -105,13 +133,17 @@ def main(
 ) -> None:
     """Prune, train and export."""
     torch.set_num_threads(threads)
-    try:
+    with told():
         entry = catalogue.entry(recipe, **{**dict(changes), "search": "none"})
         own = entry.data_set
         data = catalogue.read_data(entry.data, folder, epoch=None, limit=limit, workers=workers, device=device)
         network = entry.network()
         checkpoint.fill(network, checkpoint.load(dense, entry.recipe.network)["network"], dense)
-        for number, part in enumerate(rounds_of(entry.recipe, rounds), 1):
+        parts = rounds_of(entry.recipe, rounds)
+        decisive = {"keep_macs": keep_macs, "rounds": rounds, "method": method, "samples": samples, "limit": limit}
+        decisive |= {"epochs": sum(part.finetune_epochs for part in parts), "seed": entry.recipe.seed}
+        begun(out, decisive | {"dense": hashlib.sha256(dense.read_bytes()).hexdigest()[:16]})
+        for number, part in enumerate(parts, 1):
             here = out / str(number)
             network = pruned(network.eval(), entry, data, here, keep_macs ** (1 / rounds), samples, method=method)
             trainer = Trainer(network, own.example(), data, own.task, part, here, device=device)
@@ -123,8 +155,6 @@ def main(
         last = out / f"{entry.recipe.network}_{entry.data}.onnx"
         gates.export(network, last, own.example())
         click.echo(f"{scored(last, entry, folder)}, {benchmark.macs(onnx.load(last)):,} multiply-adds")
-    except OnnxshrinkError as error:
-        raise click.ClickException(str(error)) from None
 
 
 if __name__ == "__main__":

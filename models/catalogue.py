@@ -95,13 +95,16 @@ def entry(name: str, **changes: Any) -> Entry:
     """A recipe by name, with changes.
 
     Raises:
-        InputError: there is no such recipe, or no such field.
+        InputError: there is no such recipe, no such field, or no such network.
     """
     tables = tomllib.loads(RECIPES.read_text(encoding="utf-8"))
     if name not in tables:
         raise InputError(f"there is no recipe {name!r}", cure=f"take one of {', '.join(tables)}")
     table = dict(tables[name])
-    return Entry(table.pop("data"), Recipe.of(table, **changes))
+    found = Entry(table.pop("data"), Recipe.of(table, **changes))
+    if found.recipe.network not in NETWORKS:
+        raise InputError(f"there is no network {found.recipe.network!r}", cure=f"take one of {', '.join(NETWORKS)}")
+    return found
 
 
 FILES: dict[str, tuple[Callable[[Path, str], list[files.Pair]], files.Reader]] = {

@@ -1,11 +1,15 @@
-"""What the scripts take on the command line: fields of a recipe, and a device."""
+"""What the scripts take on the command line, fields of a recipe and a device, and how they say what went wrong."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
 import torch
+
+from onnxshrink.errors import OnnxshrinkError
 
 
 def value_of(text: str) -> Any:
@@ -52,3 +56,18 @@ SET = click.option("--set", "changes", multiple=True, type=Field(), help="of the
 DEVICE = click.option(
     "--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True, type=Device()
 )
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Say what a user can meet in one line, with the exit code that `onnxshrink` has for it."""
+    try:
+        yield
+    except OnnxshrinkError as error:
+        shown = click.ClickException(str(error))
+        shown.exit_code = error.exit_code
+        raise shown from None
+    except OSError as error:
+        shown = click.ClickException(f"{error.filename or 'a file'}: {error.strerror or error}")
+        shown.exit_code = 2
+        raise shown from None

@@ -12,7 +12,7 @@ import time
 import catalogue
 import click
 import torch
-from options import DEVICE
+from options import DEVICE, told
 from torch import nn
 
 from onnxshrink import gates
@@ -68,25 +68,26 @@ def step(what: Step, task: Task, x: torch.Tensor, y: torch.Tensor) -> float:
 def main(recipes: tuple[str, ...], threads: int, seconds: float, batch: int | None, device: str) -> None:
     """Print one line for each network: examples per second, and its ratio to the plain network's, both medians."""
     torch.set_num_threads(threads)
-    for name in recipes or ("resnet20",):
-        entry = catalogue.entry(name)
-        own, size = entry.data_set, batch or entry.recipe.batch
-        x = torch.rand(size, 3, *own.size, device=device).contiguous(memory_format=torch.channels_last)
-        shape = (size,) if own.task.metric == "accuracy" else (size, *own.size)
-        y = torch.randint(0, own.classes, shape, device=device)
-        networks = prepared(entry, device)
-        for what in networks.values():  # the first step allocates
-            step(what, own.task, x, y)
-        times: dict[str, list[float]] = {which: [] for which in networks}
-        until = time.perf_counter() + seconds
-        while time.perf_counter() < until:
-            for which, what in networks.items():
-                times[which].append(step(what, own.task, x, y))
-        rounds = len(times["plain"])
-        for which, taken in times.items():
-            ratio = torch.tensor(times["plain"]).div(torch.tensor(taken)).median()
-            speed = size / torch.tensor(taken).median()
-            click.echo(f"{name}, {which}: {speed:.1f} examples/s, x {ratio:.2f} of plain ({rounds} rounds)")
+    with told():
+        for name in recipes or ("resnet20",):
+            entry = catalogue.entry(name)
+            own, size = entry.data_set, batch or entry.recipe.batch
+            x = torch.rand(size, 3, *own.size, device=device).contiguous(memory_format=torch.channels_last)
+            shape = (size,) if own.task.metric == "accuracy" else (size, *own.size)
+            y = torch.randint(0, own.classes, shape, device=device)
+            networks = prepared(entry, device)
+            for what in networks.values():  # the first step allocates
+                step(what, own.task, x, y)
+            times: dict[str, list[float]] = {which: [] for which in networks}
+            until = time.perf_counter() + seconds
+            while time.perf_counter() < until:
+                for which, what in networks.items():
+                    times[which].append(step(what, own.task, x, y))
+            rounds = len(times["plain"])
+            for which, taken in times.items():
+                ratio = torch.tensor(times["plain"]).div(torch.tensor(taken)).median()
+                speed = size / torch.tensor(taken).median()
+                click.echo(f"{name}, {which}: {speed:.1f} examples/s, x {ratio:.2f} of plain ({rounds} rounds)")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import catalogue
 import click
 import torch
 from evaluate import score
-from options import DEVICE, SET
+from options import DEVICE, SET, told
 
 from onnxshrink import gates
 from onnxshrink.errors import OnnxshrinkError
@@ -75,7 +75,7 @@ def main(
 ) -> None:
     """Train, prune and export."""
     torch.set_num_threads(threads)
-    try:
+    with told():
         ranks = join(device)
         if device == "cuda":
             device = f"cuda:{ranks.rank % torch.cuda.device_count()}"
@@ -97,14 +97,14 @@ def main(
             trainer.monitor.say(f"resumed after {trainer.done} epochs")
         elif dense is not None:
             trainer.start_from(dense)
+        if stop_after is not None and stop_after <= trainer.done:
+            trainer.monitor.say(f"nothing to train: {trainer.done} epochs of {len(trainer.plan)} are done")
         trainer.fit(stop_after)
         if trainer.done == len(trainer.plan) and ranks.first:
             export(trainer, entry, data)
         if ranks.first and (lines := read_log(out)):
             metric = entry.data_set.task.metric
             draw(lines, out / "training.png", title=f"{recipe}, {entry.recipe.search}", metric=metric)
-    except OnnxshrinkError as error:
-        raise click.ClickException(str(error)) from None
 
 
 if __name__ == "__main__":

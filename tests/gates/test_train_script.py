@@ -14,6 +14,8 @@ pytest.importorskip("matplotlib")
 import numpy as np  # noqa: E402
 from click.testing import CliRunner  # noqa: E402
 
+from onnxshrink.errors import InputError  # noqa: E402
+
 FIELDS = {"dense_epochs": 1, "search_epochs": 1, "steps": 1, "finetune_epochs": 1, "batch": 16, "vanish": "false"}
 
 
@@ -52,15 +54,49 @@ def test_mistakes_are_one_line(images, tmp_path):
     for fields, message in (
         ({"depth": 20}, "a recipe has no field 'depth'"),
         ({"search": "luck"}, "no search 'luck'"),
+        ({"network": "foo"}, "there is no network 'foo'; take one of resnet20,"),
         ({"target": "half"}, "target is a number, 'half' is not"),
         ({"batch": 64}, "an epoch has 40 examples, fewer than a batch of 64; give more examples, or batch=40"),
     ):
         found = call(images, tmp_path / "out", **fields)
-        assert found.exit_code == 1
+        assert found.exit_code == 2
         assert found.output.startswith("Error: ")
         assert message in found.output
         assert len(found.output.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_options_that_decided_the_rounds_of_a_cascade_cannot_change(tmp_path):
+    from cascade import begun
+
+    begun(tmp_path, {"rounds": 2, "keep_macs": 0.6})
+    begun(tmp_path, {"rounds": 2, "keep_macs": 0.6})
+    with pytest.raises(InputError, match=r"begun with keep_macs=0.6, now it is keep_macs=0.7; give the same"):
+        begun(tmp_path, {"rounds": 2, "keep_macs": 0.7})
+
+
+def test_the_other_scripts_say_mistakes_in_one_line(images, tmp_path):
+    import evaluate
+    import throughput
+
+    (tmp_path / "none.onnx").write_bytes(b"nonsense")
+    for script, arguments, message in (
+        (throughput, ["alexnet"], "there is no recipe 'alexnet'"),
+        (evaluate, [str(tmp_path / "none.onnx"), "--data", str(images)], "none.onnx: ONNX Runtime cannot read this"),
+        (evaluate, [str(tmp_path / "none.onnx"), "--data", str(tmp_path)], "no CIFAR-10 test images here"),
+    ):
+        found = CliRunner().invoke(script.main, arguments)
+        assert found.exit_code == 2
+        assert message in found.output
+        assert len(found.output.splitlines()) == 1
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(images, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    found = call(images, tmp_path / "file" / "out")
+    assert found.exit_code == 2
+    assert "out: this folder cannot be made: Not a directory" in found.output
+    assert len(found.output.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -132,12 +168,15 @@ def test_two_rounds_of_prune_and_retrain_and_on_from_where_they_were(images, tmp
     assert again.exit_code == 0, again.output
     assert "→" not in again.output
     assert last in again.output.splitlines()
+    other = cascade(images, out, dense, "--rounds", "2", "--method", "magnitude")
+    assert other.exit_code == 2
+    assert "the rounds here were begun with method=pfp, now it is method=magnitude; give the same" in other.output
 
 
 def test_mistakes_of_the_cascade_are_one_line(images, tmp_path):
     (tmp_path / "empty.pt").write_bytes(b"")
     found = cascade(images, tmp_path / "out", tmp_path / "empty.pt")
-    assert found.exit_code == 1
+    assert found.exit_code == 2
     assert "this is no checkpoint of a training" in found.output
     assert len(found.output.splitlines()) == 1
     assert not (tmp_path / "out").exists()

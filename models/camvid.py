@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from data import NO_LABEL, Examples
+from data import NO_LABEL, Examples, reading
 from PIL import Image
 
 from onnxshrink.errors import InputError
@@ -50,16 +50,18 @@ def read(folder: Path, split: str) -> Examples:
     """The images of "train" (367), "val" (101) or "test" (233).
 
     Raises:
-        InputError: the folder holds none of the layouts, or an image has no labels.
+        InputError: the folder holds none of the layouts, an image has no labels, or a file cannot be read.
     """
     if (folder / PACK).exists():
         return _pack(folder / PACK, split)
     for labels in (f"{split}annot", f"{split}_labels"):
         if (folder / split).is_dir() and (folder / labels).is_dir():
-            return _files(sorted((folder / split).glob("*.png")), folder / labels)
+            return _files(sorted((folder / split).glob("*.png")), folder / labels, coloured=labels.endswith("_labels"))
     raw, approved = folder / "701_StillsRaw_full", folder / "LabeledApproved_full"
     if raw.is_dir() and approved.is_dir():
-        return _files([path for path in sorted(raw.glob("*.png")) if split_of(path.stem) == split], approved)
+        return _files(
+            [path for path in sorted(raw.glob("*.png")) if split_of(path.stem) == split], approved, coloured=True
+        )
     raise InputError(f"no CamVid {split} images here", file=str(folder), cure="see models/camvid.py for the layouts")
 
 
@@ -75,24 +77,28 @@ def split_of(name: str) -> str | None:
 
 
 def _pack(path: Path, split: str) -> Examples:
-    with np.load(path) as pack:
-        data, offsets, labels = pack[f"{split}_webp"], pack[f"{split}_offsets"], pack[f"{split}_labels"]
-    images = [
-        np.asarray(Image.open(io.BytesIO(data[start:end].tobytes())).convert("RGB"))
-        for start, end in itertools.pairwise(offsets)
-    ]
-    return Examples(torch.from_numpy(np.stack(images)), torch.from_numpy(_numbers(labels)))
+    with reading(path, "pack of CamVid"):
+        with np.load(path) as pack:
+            data, offsets, labels = pack[f"{split}_webp"], pack[f"{split}_offsets"], pack[f"{split}_labels"]
+        images = [
+            np.asarray(Image.open(io.BytesIO(data[start:end].tobytes())).convert("RGB"))
+            for start, end in itertools.pairwise(offsets)
+        ]
+        return Examples(torch.from_numpy(np.stack(images)), torch.from_numpy(_numbers(labels)))
 
 
-def _files(paths: list[Path], labels: Path) -> Examples:
+def _files(paths: list[Path], labels: Path, *, coloured: bool) -> Examples:
     images, targets = [], []
     for path in paths:
         found = [p for end in ("", "_L") if (p := labels / f"{path.stem}{end}.png").exists()]
         if not found:
             raise InputError("this image has no labels", file=str(path), cure=f"put them into {labels}")
-        with Image.open(path) as image, Image.open(found[0]) as label:
+        with reading(path, "image"), Image.open(path) as image:
             images.append(np.asarray(image.convert("RGB").resize(SIZE, Image.Resampling.BILINEAR)))
-            numbers = np.asarray(label.convert("RGB") if label.mode == "RGBA" else label)
+        with reading(found[0], "image of labels"), Image.open(found[0]) as label:
+            # the numbers of a palette are its own where the file says colours
+            plain = label.mode == "RGBA" or (coloured and label.mode == "P")
+            numbers = np.asarray(label.convert("RGB") if plain else label)
             numbers = _numbers(numbers) if numbers.ndim == 2 else from_colours(numbers)
             targets.append(np.asarray(Image.fromarray(numbers).resize(SIZE, Image.Resampling.NEAREST)))
     if not images:

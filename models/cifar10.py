@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from data import Examples
+from data import Examples, reading
 from PIL import Image
 
 from onnxshrink.errors import InputError
@@ -27,7 +27,7 @@ def read(folder: Path, split: str) -> Examples:
     """The 50,000 images of "train" or the 10,000 of "test".
 
     Raises:
-        InputError: the folder holds neither layout.
+        InputError: the folder holds neither layout, or a file of it cannot be read.
     """
     if all((folder / name).exists() for name in PACKS[split]):
         parts = [_pack(folder / name) for name in PACKS[split]]
@@ -44,13 +44,29 @@ def read(folder: Path, split: str) -> Examples:
 
 
 def _pack(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    with np.load(path) as pack:
-        data, offsets, labels = pack["webp"], pack["offsets"], pack["labels"]
-    strips = [
-        np.asarray(Image.open(io.BytesIO(data[start:end].tobytes())).convert("RGB")).reshape(-1, 32, 32, 3)
-        for start, end in itertools.pairwise(offsets)
-    ]
-    return np.concatenate(strips), labels
+    with reading(path, "pack of CIFAR-10"):
+        with np.load(path) as pack:
+            data, offsets, labels = pack["webp"], pack["offsets"], pack["labels"]
+        strips = [
+            np.asarray(Image.open(io.BytesIO(data[start:end].tobytes())).convert("RGB")).reshape(-1, 32, 32, 3)
+            for start, end in itertools.pairwise(offsets)
+        ]
+        return _checked(np.concatenate(strips), labels)
+
+
+def _checked(pixels: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Images [n, 32, 32, 3] and their labels, [n].
+
+    Raises:
+        ValueError: they are not as many, or of other values.
+    """
+    if pixels.dtype != np.uint8:
+        raise ValueError(f"its pixels are {pixels.dtype}, not bytes")
+    if labels.shape != (len(pixels),):
+        raise ValueError(f"it has {len(pixels)} images and {labels.size} labels")
+    if labels.dtype.kind not in "iu" or not all(0 <= label < CLASSES for label in np.unique(labels)):
+        raise ValueError(f"its labels are not all 0 to {CLASSES - 1}")
+    return pixels, labels
 
 
 class _ArraysOnly(pickle.Unpickler):
@@ -63,6 +79,11 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def _batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    with path.open("rb") as file:
-        found = _ArraysOnly(file, encoding="bytes").load()
-    return found[b"data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1).copy(), np.asarray(found[b"labels"])
+    with reading(path, "batch of CIFAR-10"):
+        with path.open("rb") as file:
+            found = _ArraysOnly(file, encoding="bytes").load()
+        lacking = [key for key in (b"data", b"labels") if key not in found]
+        if lacking:
+            raise ValueError(f"it has no {lacking[0].decode()}")
+        pixels = found[b"data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1).copy()
+        return _checked(pixels, np.asarray(found[b"labels"]))

@@ -2,13 +2,33 @@
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from onnxshrink.errors import InputError, short
+
 NO_LABEL = 255
+
+
+@contextmanager
+def reading(path: Path, what: str) -> Iterator[None]:
+    """Name the file that cannot be read as what it should be.
+
+    Raises:
+        InputError: in place of any error, as pickle, zip and PIL raise many types.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        cause = short(error, 120) or type(error).__name__
+        raise InputError(f"this is no {what}: {cause}", file=str(path), cure="get it again") from error
 
 
 @dataclass(frozen=True)

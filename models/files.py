@@ -2,7 +2,7 @@
 
 | data set | folders |
 |---|---|
-| ImageNet | train/<class>/*.JPEG, val/<class>/*.JPEG; classes are numbered in the order of their names |
+| ImageNet | train/<class>/*.JPEG, val/<class>/*.JPEG; classes are numbered in the order of their names in train |
 | Cityscapes | leftImg8bit/<split>/<city>/*_leftImg8bit.png, gtFine/<split>/<city>/*_gtFine_labelIds.png |
 """
 
@@ -12,17 +12,19 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from data import NO_LABEL
+from data import NO_LABEL, reading
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from onnxshrink.errors import InputError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET_CLASSES = 1000
 CITYSCAPES_MEAN, CITYSCAPES_STD = (0.287, 0.325, 0.284), (0.187, 0.190, 0.187)
 
 # the label numbers of Cityscapes that are evaluated, in the order of their classes 0..18
@@ -36,12 +38,21 @@ def imagenet(folder: Path, split: str) -> list[Pair]:
     """(image, class number) of every file of "train" or "val".
 
     Raises:
-        InputError: there are none.
+        InputError: there are none, or "val" has a class that "train" lacks.
     """
-    classes = sorted(path for path in (folder / split).glob("*") if path.is_dir())
-    found: list[Pair] = [(path, k) for k, c in enumerate(classes) for path in sorted(c.iterdir())]
+    classes, own = (sorted(path.name for path in (folder / s).glob("*") if path.is_dir()) for s in ("train", split))
+    numbers = {name: number for number, name in enumerate(classes or own)}
+    if others := [name for name in own if name not in numbers]:
+        raise InputError(
+            f"train has no class {others[0]}, so its images have no number",
+            file=str(folder / split),
+            cure="give both the same folders",
+        )
+    found: list[Pair] = [(path, numbers[name]) for name in own for path in sorted((folder / split / name).iterdir())]
     if not found:
         raise InputError(f"no ImageNet {split} images here", file=str(folder), cure=f"one folder per class in {split}")
+    if len(numbers) > IMAGENET_CLASSES:
+        raise InputError(f"there are {len(numbers)} classes here, ImageNet has {IMAGENET_CLASSES}", file=str(folder))
     return found
 
 
@@ -70,7 +81,7 @@ class ReadClass:
     side: int = 224
 
     def __call__(self, pair: Pair, draw: random.Random | None) -> tuple[Tensor, Tensor]:
-        with Image.open(pair[0]) as file:
+        with reading(pair[0], "image"), Image.open(pair[0]) as file:
             image = file.convert("RGB")
         width, height = image.size
         if draw is None:
@@ -98,9 +109,9 @@ class ReadScene:
     height: int = 512
 
     def __call__(self, pair: Pair, draw: random.Random | None) -> tuple[Tensor, Tensor]:
-        with Image.open(pair[0]) as file:
+        with reading(pair[0], "image"), Image.open(pair[0]) as file:
             image = file.convert("RGB")
-        with Image.open(str(pair[1])) as file:
+        with reading(Path(str(pair[1])), "image of labels"), Image.open(str(pair[1])) as file:
             label = file.copy()
         size, box = (self.width, self.height), (0.0, 0.0, *image.size)
         if draw is not None:
@@ -134,9 +145,18 @@ class _Files(Dataset):
     def __init__(self, pairs: list[Pair], read: Reader) -> None:
         self.pairs, self.read = pairs, read
 
-    def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, Tensor] | InputError:
+        """An example, or what is wrong with its file: an error of a worker process would come as its traceback."""
         number, seed = item
-        return self.read(self.pairs[number], None if seed < 0 else random.Random(seed * 1_000_003 + number))
+        try:
+            return self.read(self.pairs[number], None if seed < 0 else random.Random(seed * 1_000_003 + number))
+        except InputError as error:
+            return InputError(error.what, file=error.file, cure=error.cure)
+
+
+def _batch(examples: list[tuple[Tensor, Tensor] | InputError]) -> Any:
+    """The examples as one batch, or what is wrong with the first that is none."""
+    return next((one for one in examples if isinstance(one, InputError)), None) or default_collate(examples)
 
 
 @dataclass
@@ -175,4 +195,8 @@ class FromFiles:
         return self._load(self.check, [[(n, -1) for n in range(at, min(at + self.check_batch, last))] for at in starts])
 
     def _load(self, pairs: list[Pair], numbers: list[list[tuple[int, int]]]) -> Iterator[tuple[Tensor, Tensor]]:
-        return iter(DataLoader(_Files(pairs, self.read), batch_sampler=numbers, num_workers=self.workers))
+        files = _Files(pairs, self.read)
+        for batch in DataLoader(files, batch_sampler=numbers, num_workers=self.workers, collate_fn=_batch):
+            if isinstance(batch, InputError):
+                raise batch
+            yield batch[0], batch[1]

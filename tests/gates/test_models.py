@@ -146,10 +146,81 @@ def test_cifar10_as_its_author_publishes_it(tmp_path):
     np.testing.assert_array_equal(train.pixels.numpy(), pixels[:10].transpose(0, 2, 3, 1))
     assert test.targets.tolist() == labels[10:]
     (folder / "test_batch").write_bytes(pickle.dumps({b"data": print}))
-    with pytest.raises(pickle.UnpicklingError, match="is no array"):
+    with pytest.raises(InputError, match=r"test_batch: .* is no array"):
         cifar10.read(tmp_path, "test")
     with pytest.raises(InputError, match=r"no CIFAR-10 train images here; unpack"):
         cifar10.read(tmp_path / "nowhere", "train")
+
+
+def test_files_of_cifar10_that_are_none_are_named(tmp_path):
+    import cifar10
+
+    data, labels = np.zeros((4, 3072), np.uint8), [1, 2, 3, 4]
+    whole = pickle.dumps({b"data": data, b"labels": labels}, protocol=2)
+    for content, message in (
+        (b"", "Ran out of input"),
+        (whole[:1000], "pickle data was truncated"),
+        (b"<html>404</html>", "this is no batch of CIFAR-10"),
+        (pickle.dumps({b"data": data}), "it has no labels"),
+        (pickle.dumps({b"data": data[:, :100], b"labels": labels}), "cannot reshape"),
+        (pickle.dumps({b"data": data, b"labels": labels[:2]}), "it has 4 images and 2 labels"),
+        (pickle.dumps({b"data": data, b"labels": [1, 2, 3, 10]}), "its labels are not all 0 to 9"),
+    ):
+        (tmp_path / "test_batch").write_bytes(content)
+        with pytest.raises(InputError, match=f"test_batch: .*{message}"):
+            cifar10.read(tmp_path, "test")
+    np.savez(tmp_path / "cifar10_test.npz", x=1)
+    with pytest.raises(InputError, match=r"cifar10_test\.npz: this is no pack of CIFAR-10"):
+        cifar10.read(tmp_path, "test")
+    (tmp_path / "cifar10_test.npz").write_bytes(b"PK\x03\x04junk")
+    with pytest.raises(InputError, match=r"cifar10_test\.npz: this is no pack of CIFAR-10"):
+        cifar10.read(tmp_path, "test")
+
+
+def test_colours_of_camvid_with_a_palette_and_files_that_are_none(tmp_path):
+    import camvid
+
+    numbers = np.kron(np.arange(12).reshape(3, 4), np.ones((120, 120), int))
+    colours = np.zeros((*numbers.shape, 3), np.uint8)
+    for k, alternatives in enumerate(camvid.COLOURS):
+        colours[numbers == k] = alternatives[0]
+    image, label = tmp_path / "train" / "a.png", tmp_path / "train_labels" / "a_L.png"
+    for path, content in ((image, Image.fromarray(colours)), (label, Image.fromarray(colours).quantize(32))):
+        path.parent.mkdir()
+        content.save(path)
+    found = camvid.read(tmp_path, "train").targets[0].numpy()
+    np.testing.assert_array_equal(found, np.where(numbers < 11, numbers, 255)[::2, ::2])
+    for path, message in ((label, "a_L.png: this is no image of labels"), (image, "a.png: this is no image:")):
+        path.write_bytes(path.read_bytes()[:60])
+        with pytest.raises(InputError, match=message):
+            camvid.read(tmp_path, "train")
+    (tmp_path / camvid.PACK).write_bytes(b"junk")
+    with pytest.raises(InputError, match=r"npz: this is no pack of CamVid"):
+        camvid.read(tmp_path, "train")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_file_that_is_none_is_one_line_from_any_process(workers, tmp_path):
+    import files
+
+    folder_of_classes(tmp_path)
+    (tmp_path / "val" / "n02" / "1.JPEG").write_bytes(b"nonsense")
+    data = files.FromFiles([], files.imagenet(tmp_path, "val"), files.ReadClass(32), workers=workers)
+    with pytest.raises(InputError, match=r"^\S*val/n02/1\.JPEG: this is no image: cannot identify .*; get it again$"):
+        list(data.checks())
+
+
+def test_classes_of_imagenet_have_their_numbers_from_train(tmp_path):
+    import shutil
+
+    import files
+
+    folder_of_classes(tmp_path)
+    shutil.rmtree(tmp_path / "val" / "n01")
+    assert {number for _, number in files.imagenet(tmp_path, "val")} == {1}
+    (tmp_path / "val" / "n02").rename(tmp_path / "val" / "n03")
+    with pytest.raises(InputError, match="val: train has no class n03"):
+        files.imagenet(tmp_path, "val")
 
 
 def test_camvid_with_numbers_with_colours_and_raw(tmp_path):

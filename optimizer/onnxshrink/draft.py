@@ -124,7 +124,7 @@ def draft(graph: Graph, options: Options, input_shapes: Shapes = None) -> Draft:
 def _left(graph: Graph, model: onnx.ModelProto) -> Graph:
     """The view of what a pass made of a graph."""
     given = replace(graph.model, proto=model, given=graph.model.original, notes=())
-    view = build(given, keep_default_inputs=True)  # those that were to go are gone
+    view = build(given, keep_default_inputs=True, before=graph.nodes)  # default inputs that were to go are gone
     view.ranges, view.outside = graph.ranges, graph.outside
     return view
 

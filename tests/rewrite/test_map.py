@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto, numpy_helper
+from onnx import ModelProto, TensorProto, numpy_helper
 
 import onnxshrink
 from onnxshrink.rewrite.map import VERSION, rebuild
@@ -178,6 +178,26 @@ def test_networks(architecture: str, scheme: str) -> None:
 @pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
 def test_models_that_ship(path: Path) -> None:
     assert_rebuilds(onnx.load(path), align=1)
+
+
+def test_nodes_of_one_name_have_carriers_of_their_own() -> None:
+    """Two named alike, and one without a name that gives a tensor of that name; each absorbs what the others do not."""
+    rng = np.random.default_rng(0)
+    nodes, parts = [], ["q", "p", "r"]
+    weights = {"last": rng.normal(size=(4, 8, 1, 1))}
+    for part, (dead, name) in zip(parts, (((0, 3, 5), ""), ((1, 2, 6), "q"), ((2, 5, 7), "q")), strict=True):
+        weights |= {f"w_{part}": rng.normal(size=(8, 3, 3, 3)), f"v_{part}": rng.normal(size=(8, 8, 3, 3))}
+        weights[f"w_{part}"][list(dead)] = 0
+        weights[f"b_{part}"] = rng.uniform(1, 2, 8)
+        first = ["x", f"w_{part}", f"b_{part}"]
+        nodes.append(onnx.helper.make_node("Conv", first, [f"t_{part}"], f"first_{part}", pads=[1] * 4))
+        nodes.append(onnx.helper.make_node("Conv", [f"t_{part}", f"v_{part}"], [part], name, pads=[1] * 4))
+    nodes += [onnx.helper.make_node("Sum", parts, ["sum"]), onnx.helper.make_node("Conv", ["sum", "last"], ["y"])]
+    values = (onnx.helper.make_tensor_value_info(n, TensorProto.FLOAT, (2, c, 6, 6)) for n, c in (("x", 3), ("y", 4)))
+    arrays = [onnx.numpy_helper.from_array(array.astype(np.float32), name) for name, array in weights.items()]
+    graph = onnx.helper.make_graph(nodes, "g", [next(values)], [next(values)], arrays)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    assert {f"v_{part}" for part in parts} <= set(assert_rebuilds(model, align=1, negligible=0))
 
 
 def test_another_version_is_refused() -> None:

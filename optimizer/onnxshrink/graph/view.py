@@ -6,7 +6,7 @@ a constant has a tensor of its own; on writing, equal cuts are shared again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -38,7 +38,8 @@ def is_float(dtype: np.dtype) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Node:
-    """One node. `inputs` and `outputs` are tensor ids ("" for an absent optional one).
+    """One node. `inputs` and `outputs` are tensor ids ("" for an absent optional one); `label` is how reports and the
+    map name it, and no other node of the graph.
 
     `position` is the node's place in the file (Constant nodes have none here); `captured` are outer tensors that
     bodies of If, Loop and Scan read. A node with `select` (axis, index) stands for a chain of movements that is planned
@@ -57,6 +58,7 @@ class Node:
     proto: onnx.NodeProto = field(repr=False)
     select: tuple[int | None, np.ndarray] | None = field(default=None, repr=False)
     chain: tuple[Node, ...] = field(default=(), repr=False)
+    label: str = ""
 
     @cached_property
     def _attributes(self) -> dict[str, Any]:
@@ -74,11 +76,6 @@ class Node:
     def input(self, index: int) -> str:
         """Tensor id of an input, "" when it is absent."""
         return self.inputs[index] if index < len(self.inputs) else ""
-
-    @property
-    def label(self) -> str:
-        """How reports name the node: operator and name (or first output)."""
-        return f"{self.op} `{self.name or next((o for o in self.outputs if o), '?')}`"
 
 
 @dataclass
@@ -181,10 +178,31 @@ def edge(name: str, node: int, index: int) -> str:
     return f"{name}@{node}.{index}"
 
 
-def build(model: Model, *, keep_default_inputs: bool = False) -> Graph:
+def labels(nodes: Sequence[onnx.NodeProto], before: Sequence[Node] = ()) -> list[str]:
+    """A label for each node: operator and name (or first output); where nodes share that, all but one say their output.
+
+    Args:
+        nodes: of one graph.
+        before: nodes of what the graph was made of: one that still gives the same has the same label.
+    """
+    told = {(node.proto.op_type, output): node.label for node in before for output in node.outputs if output}
+    keys = [[(node.op_type, output) for output in node.output if output] for node in nodes]
+    found = [next((told[key] for key in own if key in told), "") for own in keys]
+    taken = set(found)
+    for number, node in enumerate(nodes):
+        if not found[number]:
+            output = next((o for o in node.output if o), "?")
+            label = f"{node.op_type} `{node.name or output}`"
+            found[number] = f"{label} giving `{output}`" if label in taken else label
+            taken.add(found[number])
+    return found
+
+
+def build(model: Model, *, keep_default_inputs: bool = False, before: Sequence[Node] = ()) -> Graph:
     """The view of a model, without shapes of computed tensors (see `shapes.infer`).
 
     Args:
+        before: nodes of what the model was made of: their labels go on.
         keep_default_inputs: leave initializers that are listed as inputs from IR 4 on (overridable defaults) as
             inputs whose values are unknown, instead of treating them as constants.
     """
@@ -218,6 +236,7 @@ def build(model: Model, *, keep_default_inputs: bool = False) -> Graph:
         view.dtypes[name_of_edge] = array.dtype
         return name_of_edge
 
+    named = labels([proto for _, proto in nodes], before)
     for number, (position, proto) in enumerate(nodes):
         view.nodes.append(
             Node(
@@ -230,6 +249,7 @@ def build(model: Model, *, keep_default_inputs: bool = False) -> Graph:
                 tuple(proto.output),
                 tuple(n for n in sorted(captured(proto)) if n not in values and n not in arrays),
                 proto,
+                label=named[number],
             )
         )
     view.outputs = [tensor(o.name, -1, k) for k, o in enumerate(graph.output)]

@@ -206,6 +206,21 @@ def test_discontinuity_inside_a_branch(held_against) -> None:
     assert held_against(original, changed(original, "w2", off_by(1e-2))).state != "passed"
 
 
+def test_maps_of_classes(held_against) -> None:
+    """What scikit-learn's classifiers end in: an output that is a sequence of maps, each with a float to a class."""
+    text = "g (float[N,12] x) => (float[N,5] y) { h = MatMul(x, w1) r = Relu(h) l = MatMul(r, w2) p = Softmax(l) }"
+    original = parse(text, weights(w1=(12, 32), w2=(32, 5)))
+    classes = onnx.helper.make_node("ZipMap", ["p"], ["y"], domain="ai.onnx.ml", classlabels_int64s=[*range(5)])
+    original.graph.node.append(classes)
+    original.opset_import.append(onnx.helper.make_opsetid("ai.onnx.ml", 3))
+    entry = onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, [])
+    kind = onnx.helper.make_sequence_type_proto(onnx.helper.make_map_type_proto(onnx.TensorProto.INT64, entry))
+    original.graph.output[0].CopyFrom(onnx.helper.make_value_info("y", kind))
+    reordered = changed(changed(original, "w1", lambda a: a[:, ::-1]), "w2", lambda a: a[::-1])
+    assert held_against(original, reordered).passed
+    assert held_against(original, changed(reordered, "w2", off_by(1e-1))).state == "failed"
+
+
 def test_integers_that_no_float_reaches_must_be_equal(held_against) -> None:
     text = "g (float[N,3,H,W] x) => (int64[4] y, float[N,3,H,W] z) {{ s = Shape(x) y = {op}(s, s) z = Relu(x) }}"
     assert held_against(parse(text.format(op="Add")), parse(text.format(op="Add"))).passed

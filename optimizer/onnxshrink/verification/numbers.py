@@ -286,17 +286,21 @@ class Comparison:
         return name if name in self.original.outputs else re.sub(r"(\.length|\[[^]]*\])+$", "", name)
 
     def flips(self, name: str) -> Judgement | None:
-        """An output behind a discontinuity, held against how rounding alone flips it in the original; the worst draw.
+        """An output behind a discontinuity, held against how rounding alone flips it in the original: its worst part on
+        the worst draw; a sequence or a map has parts.
 
         None if the result was run on no draw.
         """
-        found = []
+        found: dict[str, list[Judgement]] = {}
         for trial in [t for t in self.trials if t.got][:_JITTERED_TRIALS]:
-            value = trial.expected["off"][name]
-            judgement = judge(name, self.base(self.output_of(name), value), *self.values(trial, name))
-            found.append(judgement.with_noise(jitter(self.pool, trial.case.feeds).get(name, {})))
-        floor = max((j.floor for j in found), default=0.0)
-        return max((j.with_floor(floor) for j in found), key=lambda j: j.error, default=None)
+            noise = jitter(self.pool, trial.case.feeds)
+            for part, value in trial.expected["off"].items():
+                if self.output_of(part) == name:
+                    judgement = judge(part, self.base(name, value), *self.values(trial, part))
+                    found.setdefault(part, []).append(judgement.with_noise(noise.get(part, {})))
+        floors = {part: max(j.floor for j in own) for part, own in found.items()}
+        judged = [j.with_floor(floors[part]) for part, own in found.items() for j in own]
+        return max(judged, key=lambda j: (j.exceeds, j.error), default=None)
 
     # Evidence.
 
@@ -318,8 +322,13 @@ class Comparison:
         return self._response(trial).get(judgement.name, 0.0) > least
 
     def responds(self, name: str, least: float) -> bool:
-        """Whether 1 % of the inputs moves an output by more than `least` of max|y| on some draw."""
-        return any(self._response(t).get(name, 0.0) > least for t in self.trials)
+        """Whether 1 % of the inputs moves an output, or a part of it, by more than `least` of max|y| on some draw."""
+        return any(
+            change > least
+            for trial in self.trials
+            for part, change in self._response(trial).items()
+            if self.output_of(part) == name
+        )
 
     def unchanging(self, name: str) -> bool:
         """Whether the original answered at least three draws with the same bits, and the result with the same."""

@@ -121,6 +121,25 @@ def test_shared_weights_stay_shared_on_a_budget_of_parameters() -> None:
     assert readers <= {fit.node for fit in apart.fits}
 
 
+def test_new_weights_and_biases_are_inputs_in_the_oldest_files() -> None:
+    """Below IR 4 every initializer is one; here two layers part with a weight, and one gets a bias."""
+    m = Maker(["n", 3, 8, 8])
+    shared = m.normal(8, 8, 1, 1)
+    x = m.op("Relu", m.conv("x", 3, 8, bias=False))
+    for _ in range(2):
+        x = m.op("Relu", m.op("Conv", x, shared))
+    model = m.model(m.conv(x, 8, 2, bias=False))
+    model.ir_version = 3
+    del model.opset_import[:]
+    model.opset_import.append(onnx.helper.make_opsetid("", 8))
+    for tensor in model.graph.initializer:
+        model.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    for options in ({}, {"masks_only": True}):
+        result = onnxshrink.prune(model, data=data(model), keep_macs=0.6, align=1, **options).model
+        onnx.checker.check_model(result, full_check=True)
+        assert {t.name for t in result.graph.initializer} > {t.name for t in model.graph.initializer} - {shared}
+
+
 def test_a_budget_that_the_shrink_alone_meets() -> None:
     """What was dead before is no loss, and nothing more goes."""
     model = residual()

@@ -118,7 +118,8 @@ def write(graph: Graph, changed: Mapping[str, np.ndarray], biases: Mapping[int, 
     """The model with new values of constant edges; its graph stays as it is.
 
     Weights that are listed as inputs, defaults that a caller could override, are constants from here on: what is pruned
-    by its value has one. An initializer that several nodes read gets a copy for those that want other values.
+    by its value has one. An initializer that several nodes read gets a copy for those that want other values. Below
+    IR 4 every initializer is listed as an input, new ones too.
 
     Args:
         graph: the view.
@@ -148,12 +149,12 @@ def write(graph: Graph, changed: Mapping[str, np.ndarray], biases: Mapping[int, 
         for (node, index), value in zip(edges, values, strict=True):
             if node.inputs[index] in changed:
                 name = _fresh(f"{source}_pruned", taken)
-                proto.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+                _add(proto, name, value)
                 proto.graph.node[node.position].input[index] = name
     for number, bias in biases.items():
         node = graph.nodes[number]
         name = _fresh(f"{node.name or node.outputs[0]}_bias", taken)
-        proto.graph.initializer.append(numpy_helper.from_array(bias, name))
+        _add(proto, name, bias)
         target = proto.graph.node[node.position].input
         if len(target) > 2:
             target[2] = name
@@ -168,6 +169,14 @@ def _fresh(base: str, taken: set[str]) -> str:
         name, number = f"{base}{number}", number + 1
     taken.add(name)
     return name
+
+
+def _add(proto: onnx.ModelProto, name: str, value: np.ndarray) -> None:
+    """A new initializer."""
+    tensor = numpy_helper.from_array(np.ascontiguousarray(value), name)
+    proto.graph.initializer.append(tensor)
+    if proto.ir_version < 4:
+        proto.graph.input.append(onnx.helper.make_tensor_value_info(name, tensor.data_type, tensor.dims))
 
 
 def _store(proto: onnx.ModelProto, model: Model, name: str, value: np.ndarray) -> None:

@@ -368,6 +368,23 @@ def function_with_attribute() -> Net:
     return net
 
 
+@TRAPS.add(chain_cut(4), "calls that leave an attribute of a function out take its default, also within a function")
+def function_with_default() -> Net:
+    def middle(net: Net, t: str) -> str:
+        other = net.op("Scaled", net.op("Leak", t, domain="local", slope=0.25), domain="local")
+        return net.op("Leak", other, domain="local")
+
+    net = chain(middle)
+    leaky = helper.make_node("LeakyRelu", ["a"], ["b"])
+    leaky.attribute.add(name="alpha", ref_attr_name="slope", type=1)
+    call = helper.make_node("Leak", ["a"], ["b"], domain="local")
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("local", 1)]
+    slope = helper.make_attribute("slope", 0.5)
+    net.functions.append(helper.make_function("local", "Leak", ["a"], ["b"], [leaky], opsets, attribute_protos=[slope]))
+    net.functions.append(helper.make_function("local", "Scaled", ["a"], ["b"], [call], opsets))
+    return net
+
+
 @TRAPS.add(double_cut(4, 3), "a function that a branch calls has branches of its own")
 def function_in_body() -> Net:
     net = Net()

@@ -6,11 +6,11 @@ included.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import onnx
-from onnx import defs, inliner
+from onnx import AttributeProto, defs, inliner
 
 from .model import Model
 from .view import bodies
@@ -46,6 +46,9 @@ def inlined(model: Model) -> Model:
         if (function.domain, function.name) in known:
             bare.functions.append(function)
             _move(bare.functions[-1], versions)
+    defaults = {(f.domain, f.name, f.overload): list(f.attribute_proto) for f in bare.functions}
+    for nodes in (bare.graph.node, *(function.node for function in bare.functions)):
+        _complete(nodes, defaults)
     proto = inliner.inline_local_functions(bare)
     weights = {tensor.name: tensor for tensor in source.graph.initializer}
     for tensor in proto.graph.initializer:
@@ -69,6 +72,19 @@ def _move(function: onnx.FunctionProto, versions: dict[str, int]) -> None:
         used = [op for domain, op in _operators(function.node) if domain == entry.domain]
         if all(_since(op, entry.version, entry.domain) == _since(op, wanted, entry.domain) for op in used):
             entry.version = wanted
+
+
+def _complete(nodes: Iterable[onnx.NodeProto], defaults: Mapping[tuple[str, str, str], list[AttributeProto]]) -> None:
+    """Write down in calls of functions, those in bodies too, the defaults of attributes that they leave out.
+
+    The inliner takes such an attribute for absent.
+    """
+    for node in nodes:
+        given = {attribute.name for attribute in node.attribute}
+        own = defaults.get((node.domain, node.op_type, node.overload), [])
+        node.attribute.extend(attribute for attribute in own if attribute.name not in given)
+        for body in bodies(node):
+            _complete(body.node, defaults)
 
 
 def _since(operator: str, version: int, domain: str) -> int:

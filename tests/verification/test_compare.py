@@ -20,7 +20,7 @@ def test_difference_is_relative_to_the_largest_value_of_the_first() -> None:
     assert (found.absolute, found.scale, found.relative, found.index) == (0.5, 4, 0.125, (1, 0))
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float64, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, ml_dtypes.bfloat16, ml_dtypes.float8_e5m2])
 def test_other_floats(dtype: type) -> None:
     found = difference(np.array([2, 1]).astype(dtype), np.array([2, 1.5]).astype(dtype))
     assert (found.absolute, found.relative) == (0.5, 0.25)

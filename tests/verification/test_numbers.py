@@ -337,3 +337,15 @@ def test_files_that_are_no_models(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"c\.onnx"):
         verify(tmp_path / "c.onnx", tmp_path / "a.onnx")
     assert verify(tmp_path / "a.onnx", tmp_path / "b.onnx").state == "failed"
+
+
+@pytest.mark.parametrize("kind", [onnx.TensorProto.FLOAT8E5M2, onnx.TensorProto.FLOAT8E4M3FN])
+def test_weights_of_eight_bit_floats(kind: int, held_against) -> None:
+    """Their own rounding is not moved by noise in the last bit of float32."""
+    text = "g (float[N,12] x) => (float[N,5] y) <float s = {0.5}> "
+    text += "{ w = DequantizeLinear(q, s) h = MatMul(x, w) r = Relu(h) y = MatMul(r, v) }"
+    original = parse(text, weights(v=(32, 5)), opset=19, ir=9)
+    values = weights(w=(12, 32))["w"]
+    original.graph.initializer.append(onnx.helper.make_tensor("q", kind, values.shape, values.reshape(-1)))
+    assert held_against(original, original).passed
+    assert held_against(original, changed(original, "v", off_by(1e-2))).state == "failed"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..graph.view import Graph, Node
+from ..graph.view import Graph, Node, is_plain_float
 from ..ops import rule_for
 from ..ops.contraction import Contraction
 from ..ops.conv import Convolution
@@ -88,7 +88,7 @@ def find_values(context: Context, ratio: float) -> list[Negligible]:
         else:
             continue
         uniform, value = free_slices(node.outputs[0], 1, context)
-        if bias.dtype.kind != "f" or uniform.size != bias.size:
+        if not is_plain_float(bias.dtype) or uniform.size != bias.size:
             continue
         limit = ratio * max(scale, float(np.abs(bias.astype(np.float64)).max(initial=0)))
         # behind an activation, or with inputs of known value, the channel may hold less than its bias
@@ -132,7 +132,7 @@ def proven(before: Context, item: Negligible) -> bool:
     fact, bias = before.fact(node.inputs[0]), before.array(node.input(2)) if node.input(2) else None
     size = before.size(node.inputs[0], 1)
     weight = before.graph.constants[item.tensor]
-    if fact is None or bias is None or size is None or weight.dtype.kind != "f":
+    if fact is None or bias is None or size is None or not is_plain_float(weight.dtype):
         return False
     others = tuple(a for a in range(fact.rank) if a != 1)
     low, high = fact.bounds()
@@ -149,7 +149,7 @@ def proven(before: Context, item: Negligible) -> bool:
 def _below(size: np.ndarray, ratio: float, dtype: np.dtype) -> np.ndarray:
     """Indices of sizes that are negligible beside the largest, zeros not counted."""
     largest = float(size.max(initial=0.0))
-    tiny = float(np.finfo(dtype).tiny) if dtype.kind == "f" else 0.0
+    tiny = float(np.finfo(dtype).tiny) if is_plain_float(dtype) else 0.0
     limit = max(ratio * largest, tiny) if largest > tiny else 0.0
     return np.flatnonzero((size > 0) & (size < limit))
 
@@ -171,7 +171,7 @@ def _of_convolution(node: Node, rule: Convolution, context: Context, ratio: floa
     if tensor not in context.graph.constants or not rule.readable(node, context):
         return []
     array, groups = context.graph.constants[tensor], rule.groups(node)
-    if array.dtype.kind != "f":
+    if not is_plain_float(array.dtype):
         return []
     factor = _behind(node, context.graph, context)
     found: list[Negligible] = []
@@ -204,7 +204,7 @@ def _behind(node: Node, graph: Graph, context: Context) -> np.ndarray | None:
 def _of_product(node: Node, rule: Contraction, context: Context, ratio: float) -> list[Negligible]:
     tensor = node.inputs[1]
     array, port = context.graph.constants.get(tensor), rule.absorbing_port(node, context)
-    if array is None or port is None or array.ndim != 2 or array.dtype.kind != "f":
+    if array is None or port is None or array.ndim != 2 or not is_plain_float(array.dtype):
         return []
     found: list[Negligible] = []
     for axis in (0, 1):
@@ -215,7 +215,7 @@ def _of_product(node: Node, rule: Contraction, context: Context, ratio: float) -
 
 def _of_axis(node: Node, tensor: str, axis: int, context: Context, ratio: float) -> list[Negligible]:
     array = context.graph.constants.get(tensor)
-    if array is None or array.dtype.kind != "f":
+    if array is None or not is_plain_float(array.dtype):
         return []
     size = _largest(array, axis)
     return _slices(node, tensor, axis, _below(size, ratio, array.dtype), size)
@@ -229,7 +229,7 @@ def _of_recurrent(node: Node, rule: Recurrent, context: Context, ratio: float) -
     found = [item for name in weights for axis in (1, 2) for item in _of_axis(node, name, axis, context, ratio)]
     bias, rows = constants.get(node.input(3)), [_largest(constants[name], 1) for name in weights]
     limit = ratio * max(float(size.max(initial=0)) for size in rows)
-    if bias is not None and bias.dtype.kind == "f":
+    if bias is not None and is_plain_float(bias.dtype):
         quiet = np.tile((rows[0] < limit) & (rows[1] < limit), 2)
         size = _largest(bias, 1)
         found += _slices(node, node.inputs[3], 1, np.flatnonzero(quiet & (size > 0) & (size < limit)), size)
@@ -240,7 +240,7 @@ def _of_scale(node: Node, context: Context, ratio: float) -> list[Negligible]:
     """Scales of a BatchNormalization that no convolution alone feeds (there the filter carries them)."""
     tensor = node.inputs[1]
     producer = context.graph.producer.get(node.inputs[0])
-    if tensor not in context.graph.constants or context.graph.constants[tensor].dtype.kind != "f":
+    if tensor not in context.graph.constants or not is_plain_float(context.graph.constants[tensor].dtype):
         return []
     alone = len(context.graph.consumers.get(node.inputs[0], [])) == 1
     if producer is not None and isinstance(rule_for(producer), Convolution) and alone:

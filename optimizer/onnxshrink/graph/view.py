@@ -36,6 +36,11 @@ def is_float(dtype: np.dtype) -> bool:
     return dtype.kind == "f" or dtype.name.startswith(("bfloat", "float"))
 
 
+def is_plain_float(dtype: np.dtype) -> bool:
+    """Whether NumPy knows a type of floating-point numbers itself; ml_dtypes gives one of eight bits the same kind."""
+    return np.issubdtype(dtype, np.floating)
+
+
 @dataclass(frozen=True, eq=False)
 class Node:
     """One node. `inputs` and `outputs` are tensor ids ("" for an absent optional one); `label` is how reports and the

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
-from ..graph.view import Node
+from ..graph.view import Node, is_plain_float
 from .rule import Context, Rule, free_slices
 from .tie import Port
 
@@ -40,7 +40,7 @@ class Contraction(Rule, ABC):
 
 def largest(dtype: np.dtype) -> float:
     """The largest number of a float type, with room for rounding; bfloat16 reaches as far as float32."""
-    return float(np.finfo(dtype if dtype.kind == "f" else np.float32).max) / 2
+    return float(np.finfo(dtype if is_plain_float(dtype) else np.float32).max) / 2
 
 
 def bearers(known: np.ndarray, value: np.ndarray, strength: np.ndarray, dtype: np.dtype, groups: int = 1) -> np.ndarray:

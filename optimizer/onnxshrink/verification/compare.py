@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from ..graph.view import is_plain_float
+
 LEAST = 1.2e-38
 """The smallest normal bfloat16 and float32: a runtime may flush to zero what is smaller."""
 
@@ -46,7 +48,7 @@ def difference(a: np.ndarray, b: np.ndarray) -> Difference:
         return Difference()
     if not is_float(a):
         return _discrete(a, b)
-    least = float(np.finfo(a.dtype).tiny) if a.dtype.kind == "f" else LEAST
+    least = float(np.finfo(a.dtype).tiny) if is_plain_float(a.dtype) else LEAST
     a, b = _wide(a), _wide(b)
     with np.errstate(all="ignore"):
         apart = np.abs(a - b)

@@ -13,6 +13,7 @@ import onnx
 from onnx import numpy_helper
 
 from ..graph.model import tensors
+from ..graph.view import is_plain_float
 from .compare import difference, is_float
 from .pool import BIG, PLAIN, Arrays, Pool
 from .variants import Source
@@ -92,7 +93,7 @@ def _changes(still: Arrays, moved: Arrays) -> dict[str, float]:
 def _shaken(value: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     if not is_float(value) or value.size == 0:
         return value
-    last_bit = float(np.finfo(value.dtype).eps) if value.dtype.kind == "f" else 2.0**-7
+    last_bit = float(np.finfo(value.dtype).eps) if is_plain_float(value.dtype) else 2.0**-7
     noise = 1 + last_bit * rng.uniform(-1, 1, value.shape).astype(np.float64)
     return (value.astype(np.float64) * noise).astype(value.dtype)
 

@@ -253,6 +253,54 @@ def size_computed_from_another() -> Net:
     return net.output(net.conv(dead, 8, 4, name="y"), flat)
 
 
+def _half_as_much_again(net: Net, numbers: str) -> str:
+    """Integers times 1.5, as torch's interpolate exports them."""
+    number = net.op("Mul", net.op("Cast", numbers, to=TensorProto.FLOAT), net.const(1.5))
+    return net.op("Cast", net.op("Floor", number), to=TensorProto.INT64)
+
+
+@TRAPS.add(chain_cut(4), "known sizes that pass through floats: shape inference does not know what they make")
+def sizes_computed_of_floats() -> Net:
+    def middle(net: Net, t: str) -> str:
+        shape = net.op("Shape", t)
+        first, rest = (net.op("Slice", shape, net.const([i]), net.const([i + 2])) for i in (0, 2))
+        sizes = net.op("Concat", first, _half_as_much_again(net, rest), axis=0)
+        return net.op("Resize", t, "", "", sizes, mode="nearest")
+
+    return chain(middle, still_known=False)
+
+
+def _as_wide(whole: bool) -> Net:
+    """An output whose length is 1.5 times the number of channels of a tensor, one that is cut or the input. This number
+    is written down, as a float.
+    """
+    net = Net()
+    x = net.input("x", ("N", 8, 6, 6))
+    t = net.known(net.conv(x, 8, 8, zero=DEAD), DEAD)
+    channels = net.op("Slice", net.op("Shape", x if whole else t), net.const([1]), net.const([2]))
+    batch = net.op("Slice", net.op("Shape", x), net.const([0]), net.const([1]))
+    sizes = net.op("Concat", batch, _half_as_much_again(net, channels), net.const([24]), axis=0)
+    return net.output(net.conv(t, 8, 4, name="y"), net.op("Reshape", x, sizes, name="flat"))
+
+
+@TRAPS.add(
+    4 * (8 * 9 + 1) + 4 * 4 * 9 - 1,
+    "a length computed of floats from the channels of a tensor that is cut",
+    sizes=({"N": 2}, {"N": 3}),
+)
+def length_of_floats_from_a_cut() -> Net:
+    return _as_wide(False)
+
+
+@TRAPS.add(
+    4 * (8 * 9 + 1) + 4 * 4 * 9 - 1,
+    "a length computed of floats, known and so not asked for, from an input",
+    sizes=({"N": 2}, {"N": 3}),
+)
+def length_of_floats_from_an_input() -> Net:
+    return _as_wide(True)
+
+
 @TRAPS.add(chain_cut(4), "sizes of a Split are an operand from operator set 13 on", name="split_of_opset_13")
 def split_of_opset_13() -> Net:
     def middle(net: Net, t: str) -> str:

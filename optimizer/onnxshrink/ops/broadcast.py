@@ -160,10 +160,12 @@ class Broadcast(Rule):
     def stand_by(self, node: Node, context: Context, live: Demand) -> int | None:
         """The operand that can stand for the node where nothing but the shape of its output is needed.
 
-        Readers of shapes do not ask for integers that they know; so these never count as not needed.
+        Readers of shapes do not ask for numbers that they know; so integers, and known floats that integers may be
+        computed of, never count as not needed.
         """
         out = node.outputs[0]
-        if not context.graph.is_float(out):
+        fact = context.fact(out)
+        if not context.graph.is_float(out) or (fact is not None and fact.rank <= 1 and fact.known.any()):
             return None
         if all(mask.any() for mask in live) or context.read_outputs(node)[1:] or out in context.graph.constant_only:
             return None

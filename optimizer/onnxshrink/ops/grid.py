@@ -290,6 +290,8 @@ def target_shape(node: Node, index: int, output: str, cut: Cut, source: str | No
             values[axis], fixed[axis] = 0, True
         elif isinstance(dim, int) and (known or axis in changed):
             values[axis], fixed[axis] = dim, True
+        elif said is not None and (said != 0 or not source):  # facts may know a size that shape inference does not
+            values[axis], fixed[axis] = said, True
     if not fixed.all() and source and before is not None:
         for axis in (int(a) for a in np.flatnonzero(~fixed)):
             if axis < len(before) and same(before[axis], old[axis]) and not node.attr("allowzero", 0):

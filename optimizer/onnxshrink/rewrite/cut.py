@@ -49,7 +49,7 @@ class PlannedCut:
         return self._solution.active(node)
 
     def stale(self, tensor: str) -> bool:
-        """Whether an integer tensor is computed from the shape of a cut tensor and says another number now."""
+        """Whether integers or a vector are computed from the shape of a cut tensor and say other numbers now."""
         return tensor in self._stale
 
     def said(self, tensor: str) -> list[Dim] | None:
@@ -100,6 +100,6 @@ class PlannedCut:
             elif any(name in stale for name in node.inputs):
                 for out in node.outputs:
                     dtype = graph.dtypes.get(out)
-                    if dtype is not None and dtype.kind in "iub":
+                    if (dtype is not None and dtype.kind in "iub") or graph.rank(out) in (0, 1):
                         stale.add(out)
         return stale

@@ -5,10 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from onnxshrink.channels.facts import understand
+from onnxshrink.graph.model import read
+from onnxshrink.graph.view import build
 from onnxshrink.ops.fact import CANCELLED, cancelled
 from tests.fuzz.facts import look
 from tests.fuzz.generate import random_model
-from tests.zoo.trap import Trap
+from tests.zoo.net import Net
+from tests.zoo.trap import DEAD, Trap
 from tests.zoo.traps import TRAPS
 
 
@@ -36,3 +40,17 @@ def test_what_is_left_of_terms_that_cancel_is_rounding() -> None:
     """Up to the limit and at it; what is made of exact terms never is."""
     sums = np.array([0, CANCELLED, -CANCELLED, 2 * CANCELLED, 0, 1])
     assert cancelled(sums, np.array([1.0, 1, 1, 1, 0, 0])).tolist() == [True, True, True, False, False, False]
+
+
+def test_a_guard_against_nan_behind_a_long_chain() -> None:
+    """Whether its operand is finite is a question to everything before it; Python's stack is shorter than the chain."""
+    net = Net()
+    t = net.conv(net.input("x", (2, 3, 4, 4)), 3, 8, zero=DEAD)
+    one = net.const(np.array(0.1))
+    for _ in range(400):
+        t = net.op("Add", net.op("Relu", t), one)
+    guarded = net.op("Where", net.op("IsNaN", t), net.const(np.array(0.0)), t)
+    context = understand(build(read(net.output(net.conv(guarded, 8, 4, name="y")).model())))
+    fact = context.fact(guarded)
+    assert fact is not None
+    assert np.flatnonzero(np.broadcast_to(fact.known, (1, 8, 1, 1))).tolist() == list(DEAD)

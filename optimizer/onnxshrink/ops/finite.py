@@ -38,28 +38,40 @@ def finite(tensor: str, context: Context) -> bool:
     finite tensors by operators without poles is finite; a graph's input may be a mask that holds minus infinity, and
     so may a Where.
     """
-    return bool(context.cached((tensor, "finite"), lambda: _finite(tensor, context)))
+    known: set[str] = context.cached("finite", set)
+    seen, waiting = {tensor}, [tensor]
+    while waiting:
+        needed = _finite_if(waiting.pop(), context)
+        if needed is None:
+            return False
+        new = {name for name in needed if name not in seen and name not in known}
+        seen |= new
+        waiting += new
+    known |= seen
+    return True
 
 
-def _finite(tensor: str, context: Context) -> bool:
+def _finite_if(tensor: str, context: Context) -> list[str] | None:
+    """The tensors that must be finite for this one to be; None where it may be anything."""
     fact = context.fact(tensor)
     if fact is not None and fact.all_known:
-        return not is_float(fact.value.dtype) or bool(np.isfinite(fact.value.astype(np.float64)).all())
+        sound = not is_float(fact.value.dtype) or bool(np.isfinite(fact.value.astype(np.float64)).all())
+        return [] if sound else None
     node = context.graph.producer.get(tensor)
     if node is None or node.select is not None:
-        return False
+        return None
     if isinstance(rule_for(node), Contraction) or node.op in ATTENTIONS:
-        return True
+        return []
     if node.domain:
-        return False
+        return None
     if node.op in BOUNDED:
-        return True
+        return []
     if node.op == "Div":
         divisor = context.array(node.inputs[1])
-        return divisor is not None and bool((divisor != 0).all()) and finite(node.inputs[0], context)
+        return [node.inputs[0]] if divisor is not None and bool((divisor != 0).all()) else None
     if node.op in MOVEMENTS:
-        return finite(node.inputs[0], context)
-    return node.op in EXACT and all(finite(name, context) for name in node.inputs if name)
+        return [node.inputs[0]]
+    return [name for name in node.inputs if name] if node.op in EXACT else None
 
 
 class FiniteTest(Broadcast):

@@ -253,6 +253,15 @@ def size_computed_from_another() -> Net:
     return net.output(net.conv(dead, 8, 4, name="y"), flat)
 
 
+@TRAPS.add(chain_cut(4), "tensors named as the view names the constants of a node, or nearly so")
+def names_like_those_of_edges() -> Net:
+    net = Net()
+    x = net.op("ConvTranspose", net.input("x", (2, 3, 8, 8)), net.const(net.normal(3, 3, 1, 1), "w"), name="w@1.1")
+    t = net.conv(x, 3, 8, zero=DEAD, name="const_1@1.1")
+    t = net.op("Relu", net.known(t, DEAD), name="const_1@@1.1")
+    return net.output(net.conv(t, 8, 4, name="y"))
+
+
 def _half_as_much_again(net: Net, numbers: str) -> str:
     """Integers times 1.5, as torch's interpolate exports them."""
     number = net.op("Mul", net.op("Cast", numbers, to=TensorProto.FLOAT), net.const(1.5))

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..graph.view import Shape, edge
+from ..graph.view import Shape
 from ..ops.collapsing import collapsible
 from ..ops.fact import Fact, constant
 from ..ops.rule import Context
@@ -76,7 +76,8 @@ def _stretched(fact: Fact | None, shape: Shape | None) -> Fact | None:
 
 def _constant(context: Context, name: str, node: int, index: int, fact: Fact) -> str:
     """A new constant that holds what is known of a tensor, and zeros elsewhere, for one reader."""
-    graph, new, value = context.graph, edge(f"{name}@known", node, index), np.array(fact.value)
+    graph, value = context.graph, np.array(fact.value)
+    new = graph.edge(f"{name}@known", node, index)
     graph.constants[new] = value
     graph.source[new] = f"{name}@known"
     graph.shapes[new] = tuple(int(d) for d in value.shape)

@@ -111,6 +111,11 @@ class Graph:
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
     outside: dict[str, Any] = field(default_factory=dict, repr=False)
     derived: dict[tuple[str, str], Any] = field(default_factory=dict, repr=False)
+    mark: str = "@"
+
+    def edge(self, name: str, node: int, index: int) -> str:
+        """Tensor id of a constant read by input `index` of node number `node`."""
+        return f"{name}{self.mark}{node}.{index}"
 
     @cached_property
     def producer(self) -> dict[str, Node]:
@@ -178,11 +183,6 @@ class Graph:
         return None if shape is None else len(shape)
 
 
-def edge(name: str, node: int, index: int) -> str:
-    """Tensor id of a constant read by input `index` of node number `node`."""
-    return f"{name}@{node}.{index}"
-
-
 def labels(nodes: Sequence[onnx.NodeProto], before: Sequence[Node] = ()) -> list[str]:
     """A label for each node: operator and name (or first output); where nodes share that, all but one say their output.
 
@@ -227,6 +227,9 @@ def build(model: Model, *, keep_default_inputs: bool = False, before: Sequence[N
         else:
             arrays[proto.output[0]] = constant
     view = Graph(model, [], [i.name for i in graph.input if i.name not in values], [], overridable)
+    names = names_in(graph, inside=False)
+    while any(view.mark in name for name in names):
+        view.mark += "@"
 
     def tensor(name: str, node: int, index: int) -> str:
         if name not in values and name not in arrays:
@@ -234,7 +237,7 @@ def build(model: Model, *, keep_default_inputs: bool = False, before: Sequence[N
         if name not in arrays:
             arrays[name] = model.array(values[name])
         array = arrays[name]
-        name_of_edge = edge(name, node, index)
+        name_of_edge = view.edge(name, node, index)
         view.constants[name_of_edge] = array
         view.source[name_of_edge] = name
         view.shapes[name_of_edge] = tuple(int(d) or None for d in array.shape)

@@ -9,6 +9,8 @@ import pytest
 from onnx import ModelProto, helper, numpy_helper, parser
 
 import onnxshrink
+from tests.zoo import oracle
+from tests.zoo.net import Net, parameters
 
 DEAD = [1, 2, 5, 7]
 CONSTANTS = {
@@ -91,3 +93,18 @@ def test_arithmetic_on_a_cut_shape_goes_on_with_the_old_number() -> None:
     """Nothing follows what is computed: twice the channels of c are sixteen, also when c has four."""
     body = "s = Shape (c) k = Gather (s, one) d = Add (k, k) f = Cast <to = 1> (d) e = Mul (c, f) r = Relu (e)"
     shrunk(network(body))
+
+
+def test_numbers_of_one_example_in_a_file_made_dynamic_later() -> None:
+    """Its inner tensors are still declared with the batch of the export; a Reshape reads the batch at run time."""
+    net = Net()
+    t = net.conv(net.input("x", ("N", 3, 4, 4)), 3, 8, zero=DEAD, name="t")
+    batch = net.op("Slice", net.op("Shape", t), net.const([0]), net.const([1]))
+    flat = net.op("Reshape", t, net.op("Concat", batch, net.const([-1]), axis=0))
+    model = net.output(net.op("MatMul", flat, net.const(net.normal(128, 5)), name="y")).model()
+    model.graph.value_info.append(helper.make_tensor_value_info("t", onnx.TensorProto.FLOAT, (1, 8, 4, 4)))
+    result = onnxshrink.optimize(model, align=1, negligible=0, verify=False).model
+    assert parameters(model) - parameters(result) == 4 * 28 + 4 * 16 * 5
+    for count in (1, 3):
+        arrays = oracle.feeds(model, 0, {"N": count})
+        oracle.assert_equal(oracle.run(model, arrays), oracle.run(result, arrays), what=f"batch {count}")

@@ -63,7 +63,30 @@ def skeleton(model: Model) -> onnx.ModelProto:
             for attribute in added.attribute:
                 if attribute.type == AttributeProto.TENSOR:
                     strip(attribute.t)
+    if not _declarations_hold(copy, model.name):
+        del graph.value_info[:]
     return copy
+
+
+def _declarations_hold(model: onnx.ModelProto, name: str) -> bool:
+    """Whether no tensor within is declared to have a number where the name of an input's dimension arrives.
+
+    Such a number is that of one example, in a file whose inputs were made dynamic later; so may then be all the others.
+    """
+    dynamic = any(not dim.dim_value for value in model.graph.input for dim in value.type.tensor_type.shape.dim)
+    if not dynamic or not model.graph.value_info:
+        return True
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    del bare.graph.value_info[:]
+    inferred = inferred_types(bare, name).graph
+    names = {dim.dim_param for value in inferred.input for dim in value.type.tensor_type.shape.dim} - {""}
+    found = {value.name: value.type.tensor_type.shape.dim for value in inferred.value_info}
+    return not any(
+        told.dim_value and dim.dim_param in names
+        for value in model.graph.value_info
+        for told, dim in zip(value.type.tensor_type.shape.dim, found.get(value.name, ()), strict=False)
+    )
 
 
 StandIns = dict[int, list[onnx.NodeProto]]

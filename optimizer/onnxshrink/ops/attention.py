@@ -178,7 +178,7 @@ class Headwise(Rule, ABC):
         if layout is None:
             return super().reads(node, context, state)
         if not all(mask.any() for mask in state.live(node.outputs[0])):
-            return {}
+            return self.steering(node, context)
         demands: dict[int, Demand | None] = {i: None for i, name in enumerate(node.inputs) if name}
         masks: dict[Port, np.ndarray] = {}
         for part, need in zip((layout.q, layout.k, layout.v), self.needs(node, layout, context, state), strict=True):
@@ -405,7 +405,7 @@ class Attention(MultiHead):
             return super().reads(node, context, state)
         live = state.live(node.outputs[0])
         if not all(mask.any() for mask in live):
-            return {}
+            return self.steering(node, context)
         q, k, v = node.inputs[:3]
         group = heads[0] // heads[1]
         silent = _silent(v, 1, context)

@@ -89,7 +89,7 @@ class PackedAttention(Headwise, Contraction):
         if layout is None:
             return Rule.reads(self, node, context, state)
         if not all(mask.any() for mask in state.live(node.outputs[0])):
-            return {}
+            return self.steering(node, context)
         columns = np.zeros(context.size(node.inputs[1], 1) or 0, bool)
         for part, need in zip((layout.q, layout.k, layout.v), self.needs(node, layout, context, state), strict=True):
             columns[part.index] |= need

@@ -114,8 +114,7 @@ class Passing(Rule):
         live = {k: state.live(o) for k, o in enumerate(node.outputs) if o and state.needed(o)}
         live = {k: masks for k, masks in live.items() if all(mask.any() for mask in masks)}
         if not live:
-            others = [i for i, name in enumerate(node.inputs) if name and i not in self.data]
-            return {i: None for i in others if not context.graph.is_float(node.inputs[i])}
+            return self.steering(node, context)
         demands: dict[int, Demand | None] = {i: None for i, name in enumerate(node.inputs) if name}
         ways = self.ways(node, context)
         for index in {w.input for w in ways}:

@@ -36,10 +36,10 @@ class Spatial(Rule):
         A dilated window may have its elements on both sides of a small input.
         """
         steps, pads = node.attr("dilations"), node.attr("pads")
-        shape = context.shape(node.inputs[0]) or ()
-        axes = [axis for axis in range(len(shape)) if axis not in self.passing(node, context)]
         if steps is None or (node.attr("auto_pad", "NOTSET") in ("NOTSET", "VALID") and not any(pads or ())):
             return True
+        shape = context.shape(node.inputs[0]) or ()
+        axes = [axis for axis in range(len(shape)) if axis not in self.passing(node, context)]
         for place, (axis, step) in enumerate(zip(axes, steps, strict=True)):
             size, reach = shape[axis], step * (node.attr("kernel_shape")[place] - 1)
             inside = isinstance(size, int) and size >= step

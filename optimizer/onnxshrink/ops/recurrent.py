@@ -321,7 +321,7 @@ class Recurrent(Contraction):
                 live = state.live(name)[axes[1]]
                 batch |= live if live.size == batch.size else True
         if not batch.any():
-            return {}
+            return self.steering(node, context)
         x = node.inputs[X]
         free, _ = self.absorbs(node, context)
         directions, units = self._kept(node, context, state, layout)

@@ -61,7 +61,7 @@ class Rotary(Rule):
     def reads(self, node: Node, context: Context, state: State) -> dict[int, Demand | None]:
         live, heads = state.live(node.outputs[0]), self._heads(node, context)
         if not all(mask.any() for mask in live):
-            return {}
+            return self.steering(node, context)
         demands: dict[int, Demand | None] = {i: None for i, name in enumerate(node.inputs) if name}
         demand = everything(node.inputs[0], context)
         if len(live) == len(demand) == 4 and live[1].size == demand[1].size:

@@ -246,6 +246,14 @@ class Rule:
         """For each input that is read: the slices whose right value is needed; None means all of them."""
         return {i: None for i, name in enumerate(node.inputs) if name}
 
+    def steering(self, node: Node, context: Context) -> dict[int, Demand | None]:
+        """What is read even where nobody needs the values of the outputs: integers and flags behind the first input.
+
+        They say where, how often or how long: a wrong one may point outside of a table, or make another shape.
+        """
+        behind = list(enumerate(node.inputs))[1:]
+        return {i: None for i, name in behind if name and not context.graph.is_float(name)}
+
     def channels(self, node: Node, context: Context) -> Channels | None:
         """The channels that reports count; None for a node that is no layer."""
         return None

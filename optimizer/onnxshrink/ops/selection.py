@@ -303,7 +303,7 @@ class Gather(Select):
         live, index = state.live(node.outputs[0]), self.index(node, context)
         pairs = self._pairs(node, context)
         if not all(mask.any() for mask in live):
-            return {1: None}  # a wrong index may lie outside of what it points into
+            return self.steering(node, context)
         if not pairs and index is None:
             return {0: None, 1: None}
         demand = everything(node.inputs[0], context)

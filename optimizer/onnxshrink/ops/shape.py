@@ -234,7 +234,7 @@ class Tile(Rule):
     def reads(self, node: Node, context: Context, state: State) -> dict[int, Demand | None]:
         live, repeats = state.live(node.outputs[0]), self._repeats(node, context)
         if not all(mask.any() for mask in live):
-            return {1: None}
+            return self.steering(node, context)
         demand = [np.ones(context.size(node.inputs[0], a) or 1, bool) for a in range(len(live))]
         for a, r in enumerate(repeats or []):
             if live[a].size == demand[a].size * r:

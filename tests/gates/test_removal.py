@@ -107,10 +107,8 @@ class Memory(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.first, self.query, self.last, self.beside = (
-            *(nn.Linear(8, 12), nn.Linear(12, 10)),
-            *(nn.Linear(12, 3), nn.Linear(8, 3)),
-        )
+        self.first, self.query = nn.Linear(8, 12), nn.Linear(12, 10)
+        self.last, self.beside = nn.Linear(12, 3), nn.Linear(8, 3)
         self.keys, self.values = nn.Parameter(torch.randn(6, 10)), nn.Parameter(torch.randn(6, 12))
 
     def forward(self, x):
@@ -148,7 +146,20 @@ class Positions(nn.Module):
         return self.last(((q @ k.transpose(-1, -2) + bias).softmax(-1) @ v).transpose(1, 2).flatten(2))
 
 
-@pytest.mark.parametrize("make", [Memory, Turned, Positions])
+class InARow(nn.Module):
+    """A branch behind the tokens that it reads, beside them, and as examples of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(8, 12), nn.Linear(12, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        branch, one = (self.second(self.first(y).relu()) for y in (x, x[:, 0]))
+        both = torch.cat([x, branch], 1).sum(1) + torch.stack([branch, x], 2).sum((1, 2))
+        return self.last(torch.cat([both, one]).relu())
+
+
+@pytest.mark.parametrize("make", [Memory, Turned, Positions, InARow])
 def test_what_is_left_of_a_dead_branch_has_the_size_that_is_read(make):
     torch.manual_seed(0)
     example = torch.randn(2, 5, 8)
@@ -198,7 +209,7 @@ class Chosen(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.one, self.two, self.map, self.last = (nn.Conv2d(3, n, 1) for n in (12, 12, 1, 3))
+        self.one, self.two, self.map = (nn.Conv2d(3, n, 1) for n in (12, 12, 1))
         self.last = nn.Conv2d(12, 3, 1)
 
     def forward(self, x):

@@ -84,3 +84,11 @@ class Attention(nn.Module):
         return nn.functional.scaled_dot_product_attention(
             q, k, v, mask, dropout, self.causal, scale=self.scale, enable_gqa=self.shared
         )
+
+
+def attention_of(node: Any) -> tuple[Attention, tuple[Any, ...]]:
+    """The fused operator of a graph as a module, and what that reads."""
+    defaults: tuple[Any, ...] = (None, 0.0, False)
+    q, k, v, mask, rate, causal, *_ = tuple(node.args) + defaults[len(node.args) - 3 :]
+    scale, shared = node.kwargs.get("scale"), bool(node.kwargs.get("enable_gqa"))
+    return Attention(float(rate), bool(causal), scale, shared), (q, k, v) if mask is None else (q, k, v, mask)

@@ -5,15 +5,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..errors import InputError
 from .coupling import Coupling, couple
 from .gate import FORMS, Gate, settled
 from .recompute import Recompute
-
-_PLAIN = fx.GraphModule(nn.Module(), fx.Graph())
 
 
 class Gated(nn.Module):
@@ -133,17 +131,11 @@ def augment(
         options: of the gate: slope, start, identity (see `Gate`).
 
     Raises:
-        InputError: the network cannot be traced, a part of it has a name that torch.fx has for something else, nothing
-            in it can be gated, units that would be gated are made by no layer, or there is no such form or gate.
+        InputError: the network cannot be traced, nothing in it can be gated, units that would be gated are made by no
+            layer, or there is no such form or gate.
     """
     if form not in FORMS:
         raise InputError(f"there is no gate form {form!r}", cure=f"take one of {', '.join(FORMS)}")
-    names = [*network._modules, *network._parameters, *network._buffers]
-    if taken := [name for name in names if hasattr(_PLAIN, name)]:
-        raise InputError(
-            f"`{taken[0]}` of {type(network).__name__} has a name that torch.fx has for something else",
-            cure="give it another name, or put the network into a module",
-        )
     coupling = couple(network, example if isinstance(example, tuple) else (example,))
     classes = classes_of(coupling)
     if not classes:

@@ -11,7 +11,7 @@ An operator that is not known keeps all units of what it reads, so that no netwo
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,26 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, Node
 
+from .labels import Labels, along, compress, nothing
 from .selection import Selection, find_selections
 from .trace import trace
 from .units import Units
 
 aten = torch.ops.aten
-
-
-@dataclass(frozen=True)
-class Labels:
-    """The units of an activation's elements.
-
-    Attributes:
-        units: int64, broadcastable to the activation; axes along which nothing varies have length one.
-        zero: whether elements of a closed unit are zero if the gate multiplies what makes it.
-        parameter: the parameter that the activation is, or is a view of a part of.
-    """
-
-    units: Tensor
-    zero: bool = False
-    parameter: str | None = None
 
 
 @dataclass(frozen=True)
@@ -303,20 +289,15 @@ class Trace:
         """The units along one axis of an activation, [n]; those that share a slice are joined."""
         labels, value = self.of(node), node.meta["val"]
         axis %= value.dim()
-        units = labels.units
-        for other in range(units.dim()):
-            if other != axis and units.shape[other] > 1:
-                first = units.narrow(other, 0, 1)
-                self.units.join(units, first)
-                units = first
-        return units.reshape(-1).expand(value.shape[axis])
+        others = [other for other in range(labels.units.dim()) if other != axis]
+        return self.drop(labels, others, keep=False).units.reshape(-1).expand(value.shape[axis])
 
     def read(self, name: str, axis: int, units: Tensor, zero: bool) -> None:
         """A weight sums up these units along one of its axes; `zero`: those that are closed would be zero."""
         self.parameter(name, axis, units)
         self.reads.append((name, axis, zero))
 
-    def drop(self, labels: Labels, axes: Sequence[int], *, keep: bool) -> Labels:
+    def drop(self, labels: Labels, axes: Iterable[int], *, keep: bool) -> Labels:
         """Labels after reducing axes to length one: units there are joined, or must stay if `keep`."""
         units = labels.units
         for axis in axes:
@@ -370,21 +351,6 @@ def handler_of(node: Node) -> Handler | None:
     return HANDLERS.get(node.target, HANDLERS[POINTWISE] if POINTWISE in tags else None)
 
 
-def compress(units: Tensor) -> Tensor:
-    """The labels with axes of length one where nothing varies."""
-    for axis in range(units.dim()):
-        if units.shape[axis] > 1 and bool((units == units.narrow(axis, 0, 1)).all()):
-            units = units.narrow(axis, 0, 1)
-    return units
-
-
-def nothing(value: Any) -> Any:
-    """Labels of an operator's outputs in which nothing could go."""
-    if isinstance(value, Tensor):
-        return Labels(torch.zeros((1,) * value.dim(), dtype=torch.long))
-    return [nothing(v) for v in value] if isinstance(value, tuple | list) else None
-
-
 def unknown(trace: Trace, node: Any, how: str = "") -> Any:
     """An operator that is not known, or not in the way that `how` says, keeps all that it reads."""
     read = [found for source in node.all_input_nodes if isinstance(found := trace.labels.get(source), Labels)]
@@ -393,15 +359,3 @@ def unknown(trace: Trace, node: Any, how: str = "") -> Any:
     if how or any(labels.units.any() and labels.parameter is None for labels in read):
         trace.unknown[f"{node.target}{how}"] += 1
     return nothing(node.meta.get("val"))
-
-
-def along(units: Tensor, axis: int, rank: int, *, zero: bool = True) -> Labels:
-    """Labels of an activation whose units lie along one axis."""
-    shape = [1] * rank
-    shape[axis] = -1
-    return Labels(units.reshape(shape), zero)
-
-
-def shape_of(node: Node) -> tuple[int, ...]:
-    """The shape of what a node computes."""
-    return tuple(int(d) for d in node.meta["val"].shape)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,15 +10,17 @@ from torch import Tensor, fx, nn
 from torch.fx import Node
 
 from ..errors import InputError
-from .attention import Attention
-from .coupling import Trace, compress, handler_of
+from .attention import attention_of
+from .coupling import Trace, handler_of
 from .elementwise import ELEMENTWISE
+from .labels import compress
 from .layers import convolution, linear, transposed
 from .left import Left
 from .modes import DROPOUTS, SETTLED
 from .movement import LIKE, concat, movement, spatial, stack
 from .nodes import argument
-from .parts import Packed, dropout, move, spread, spread_like
+from .parts import Packed, dropout, move
+from .remake import Remade, Remake
 from .selection import Selection
 
 aten = torch.ops.aten
@@ -55,6 +57,7 @@ class Cutter:
         self.constant: dict[Node, Tensor] = {}
         self.dead: set[Node] = set()
         self.layers: dict[tuple[tuple[str, str], ...], str] = {}
+        self.remake = Remake(self.trace, self.left)
 
     def run(self) -> fx.GraphModule:
         """Copy the graph."""
@@ -151,23 +154,23 @@ class Cutter:
             owner = getattr(owner, part)
         return owner
 
-    def _owned(self, tensors: dict[str, Any]) -> bool:
-        """Whether tensors are the parameters of one layer of torch: others stay tensors, under their own names."""
-        names = {field: name for field, value in tensors.items() if (name := self.trace.named(value)) is not None}
+    def _layer(self, node: Any, found: Remade) -> None:
+        """A layer as a module under the name that it had, the same one where it is used again; or as a function, where
+        its tensors are not the parameters of one layer of torch: these stay under their own names.
+        """
+        names = {leaf: name for leaf, value in found.tensors.items() if (name := self.trace.named(value)) is not None}
         owner, _, _ = next(iter(names.values())).rpartition(".")
-        return all(name in self.trace.trainable and name == f"{owner}.{field}" for field, name in names.items())
-
-    def _layer(self, node: Any, make: Callable[[], nn.Module], tensors: dict[str, Any]) -> None:
-        """A layer as a module under the name that it had; the same module where it is used again."""
-        names = {leaf: name for leaf, argument in tensors.items() if (name := self.trace.named(argument)) is not None}
-        owner, _, _ = next(iter(names.values())).rpartition(".")
+        owned = all(name in self.trace.trainable and name == f"{owner}.{leaf}" for leaf, name in names.items())
+        if found.arguments is not None and not owned:
+            self.new[node] = self.graph.call_function(node.target, self._argument(found.arguments))
+            return
         target = owner if owner and type(self._module(owner.split("."))) is nn.Module else f"{node.name}_layer"
         *path, leaf = target.split(".")
         key = tuple(names.items())
         if key in self.layers:
             target = self.layers[key]
         else:
-            layer, before = make(), self._module(target.split("."))
+            layer, before = found.make(), self._module(target.split("."))
             for field, name in names.items():
                 getattr(layer, field).data = self.sliced(name)
                 getattr(layer, field).requires_grad_(self.tensors[name].requires_grad)
@@ -202,31 +205,32 @@ class Cutter:
             left = [part for part in parts if part not in self.dead]
             self._joined(node, left)
             return
-        tensors = [n for n in node.args[1:] if isinstance(n, Node) and isinstance(n.meta.get("val"), Tensor)]
-        computed = not all(self.trace.named(n) is not None for n in tensors)
-        layer = bool(tensors) and not computed and not node.meta.get(SETTLED, False)
-        if layer and handler in (convolution, transposed):
-            self._convolution(node)
-        elif layer and handler is linear:
-            self._linear(node)
-        elif layer and node.target is aten.batch_norm.default:
-            self._batch_norm(node)
-        elif layer and node.target is aten.group_norm.default:
-            self._group_norm(node)
-        elif node.target in DROPOUTS and not node.meta.get(SETTLED, False):
-            name = f"{node.name}_module"
-            self.root.add_module(name, dropout(node))
-            self.new[node] = self.graph.call_module(name, (self._value(node.args[0]),))
-        elif node.target is aten.scaled_dot_product_attention.default and not node.meta.get(SETTLED, False):
-            self._attention(node)
+        if node.meta.get(SETTLED, False):
+            self._call(node, handler, widths)
+        elif node.target in DROPOUTS:
+            self._module_of(node, dropout(node), (node.args[0],))
+        elif node.target is aten.scaled_dot_product_attention.default:
+            self._module_of(node, *attention_of(node))
         elif node.target in LIKE:
-            arguments = self._value(node.args[0]), self._shape(node, widths)
+            arguments = self._whole(node.args[0]), self._shape(node)
             self.new[node] = self.graph.call_function(LIKE[node.target], arguments)
+        elif (found := self.remake(node)) is not None:
+            self._layer(node, found)
         else:
-            target, arguments, keywords = self.left.resized(node, widths)
-            value = self._value if handler in ELEMENTWISE and self._covered(node) else self._whole
-            arguments, keywords = fx.map_arg((arguments, keywords), value)
-            self.new[node] = self.graph.call_function(target, arguments, keywords)
+            self._call(node, handler, widths)
+
+    def _module_of(self, node: Node, module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        """A module without tensors of its own, in place of an operator."""
+        name = f"{node.name}_module"
+        self.root.add_module(name, module)
+        self.new[node] = self.graph.call_module(name, self._argument(arguments))
+
+    def _call(self, node: Any, handler: Any, widths: dict[int, Tensor]) -> None:
+        """An operator as it was, with the sizes that are left."""
+        target, arguments, keywords = self.left.resized(node, widths)
+        value = self._value if handler in ELEMENTWISE and self._covered(node) else self._whole
+        arguments, keywords = fx.map_arg((arguments, keywords), value)
+        self.new[node] = self.graph.call_function(target, arguments, keywords)
 
     def _covered(self, node: Any) -> bool:
         """Whether an operand that is no constant has the size of the result, so that constants are spread to it."""
@@ -234,36 +238,26 @@ class Cutter:
         return any(str(size) == str(node.meta["val"].shape) for size in sizes)
 
     def _whole(self, node: Any) -> Node:
-        """The new node of an argument, where a constant's size counts in the axes along which it does not vary."""
+        """The new node of an argument whose size counts: a constant has length one where it does not vary."""
         if node not in self.constant:
             return self._value(node)
-        sizes = []
-        for axis, (size, own) in enumerate(zip(node.meta["val"].shape, self.constant[node].shape, strict=True)):
-            sizes.append(self.left.width(node, axis) if isinstance(size, int) else self._open(node, size))
-            if own > 1:
-                sizes[-1] = own
-        return self.graph.call_function(aten.expand.default, (self._value(node), sizes))
+        return self.graph.call_function(aten.expand.default, (self._value(node), self._shape(node)))
 
-    def _open(self, node: Node, size: Any) -> Node:
-        """A size that is known when the network runs only, as that of an input."""
-        for place in self.source.nodes:
-            if place.op == "placeholder" and place.name not in self.trace.names:
-                for axis, other in enumerate(place.meta["val"].shape):
-                    if str(other) == str(size):
-                        return self.graph.call_function(aten.sym_size.int, (self.new[place], axis))
-        raise self._indispensable(node)
-
-    def _shape(self, node: Any, widths: dict[int, Tensor]) -> list[Any]:
-        """The shape of a node that has another's, after the cut; open axes are read from that other."""
-        other = node.args[1]
+    def _shape(self, node: Any) -> list[Any]:
+        """The shape of an activation after the cut; open axes are read from what has the same."""
         return [
-            int(widths[axis].sum())
-            if axis in widths
-            else size
-            if isinstance(size, int)
-            else self.graph.call_function(aten.sym_size.int, (self._value(other), axis))
+            self.left.width(node, axis) if isinstance(size, int) else self._open(node, size)
             for axis, size in enumerate(node.meta["val"].shape)
         ]
+
+    def _open(self, node: Node, size: Any) -> Node:
+        """A size that is known when the network runs only, such as the first of an input."""
+        for place, new in self.new.items():
+            if place not in self.constant and isinstance(place.meta.get("val"), Tensor):
+                for axis, other in enumerate(place.meta["val"].shape):
+                    if str(other) == str(size):
+                        return self.graph.call_function(aten.sym_size.int, (new, axis))
+        raise self._indispensable(node)
 
     def _changed(self, node: Node) -> bool:
         return node in self.dead or node in self.constant or bool(self.left.widths(node))
@@ -287,17 +281,12 @@ class Cutter:
             self.new[node] = self.graph.call_function(torch.index_select, (self._value(source), axis, places))
 
     def _joined(self, node: Any, parts: list[Node]) -> None:
-        """What is left in a row, or side by side; a constant part is spread to the size of the others."""
-        values = [self._value(part) for part in parts]
+        """What is left in a row, or side by side."""
         stacked, axis = node.target is aten.stack.default, int(argument(node, 1, "dim", 0))
-        if len(values) == 1 and not stacked:
-            self.new[node] = values[0]
+        if len(parts) == 1 and not stacked:
+            self.new[node] = self._value(parts[0])
             return
-        like = next(v for part, v in zip(parts, values, strict=True) if part not in self.constant)
-        values = [
-            self.graph.call_function(spread_like, (v, like, None if stacked else axis)) if part in self.constant else v
-            for part, v in zip(parts, values, strict=True)
-        ]
+        values = [self._whole(part) for part in parts]
         self.new[node] = self.graph.call_function(torch.stack if stacked else torch.cat, (values, axis))
 
     def _settle(self, node: Any, handler: Any, lost: list[Node]) -> None:
@@ -351,69 +340,3 @@ class Cutter:
         name = self.trace.named(node)
         assert name is not None
         return name
-
-    def _convolution(self, node: Any) -> None:
-        transposed = "transpose" in str(node.target)
-        defaults: tuple[Any, ...] = (None, 1, 0, 0, 1, 1) if transposed else (None, 1, 0, 1, 1)
-        bias, stride, padding, *rest = tuple(node.args[2:]) + defaults[len(node.args) - 2 :]
-        extra, groups, dilation = rest if transposed else (0, rest[1], rest[0])
-        weight: Any = node.args[1]
-        cut = self.sliced(self._name(weight))
-        dims = cut.dim() - 2
-        width = self.left.width(node.args[0], node.meta["val"].dim() - dims - 1)
-        if not transposed:
-            groups = width // cut.shape[1]
-        elif groups == weight.meta["val"].shape[0]:
-            groups = width
-        stride, dilation, extra = (spread(value, dims) for value in (stride, dilation, extra))
-        padding = padding if isinstance(padding, str) else spread(padding, dims)
-        named = {"weight": weight, "bias": bias}
-        if not self._owned(named):
-            ends = (extra, groups, dilation) if transposed else (dilation, groups)
-            arguments = self._argument((node.args[0], weight, bias, stride, padding, *ends))
-            self.new[node] = self.graph.call_function(node.target, arguments)
-            return
-        out = cut.shape[1] * groups if transposed else cut.shape[0]
-        kind = getattr(nn, f"Conv{'Transpose' if transposed else ''}{dims}d")
-        options = {
-            "kernel_size": tuple(cut.shape[2:]),
-            "stride": stride,
-            "padding": padding,
-            "dilation": dilation,
-            "groups": groups,
-            "bias": bias is not None,
-            **({"output_padding": extra} if transposed else {}),
-        }
-        self._layer(node, lambda: kind(width, out, **options), named)
-
-    def _linear(self, node: Any) -> None:
-        out, into = self.sliced(self._name(node.args[1])).shape
-        named = {"weight": node.args[1], "bias": argument(node, 2, "bias")}
-        if not self._owned(named):
-            self.new[node] = self.graph.call_function(node.target, self._argument(node.args))
-            return
-        self._layer(node, lambda: nn.Linear(into, out, bias=named["bias"] is not None), named)
-
-    def _batch_norm(self, node: Any) -> None:
-        scale, shift, mean, variance, _, momentum, epsilon, *_ = node.args[1:]
-        width = self.left.width(node, 1)
-        kind = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}[node.meta["val"].dim()]
-        named = {"weight": scale, "bias": shift, "running_mean": mean, "running_var": variance}
-        given = {"affine": scale is not None, "track_running_stats": mean is not None}
-        self._layer(node, lambda: kind(width, eps=epsilon, momentum=momentum, **given), named)
-
-    def _group_norm(self, node: Any) -> None:
-        groups, scale, shift = node.args[1:4]
-        channels, width = self.trace.shapes[self._name(scale)][0], self.sliced(self._name(scale)).numel()
-        epsilon, left = float(argument(node, 4, "eps", 1e-5)), groups * width // channels
-        named = {"weight": scale, "bias": shift}
-        self._layer(node, lambda: nn.GroupNorm(left, width, epsilon), named)
-
-    def _attention(self, node: Any) -> None:
-        defaults: tuple[Any, ...] = (None, 0.0, False)
-        q, k, v, mask, rate, causal, *_ = tuple(node.args) + defaults[len(node.args) - 3 :]
-        name = f"{node.name}_module"
-        scale, shared = node.kwargs.get("scale"), bool(node.kwargs.get("enable_gqa"))
-        self.root.add_module(name, Attention(float(rate), bool(causal), scale, shared))
-        arguments = self._argument((q, k, v) if mask is None else (q, k, v, mask))
-        self.new[node] = self.graph.call_module(name, arguments)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product as product_of
 from typing import Any
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, fx
 from torch.fx import Node
 
-from .coupling import POINTWISE, Labels, Trace, compress, handles, shape_of, unknown
+from .coupling import POINTWISE, Trace, handles, unknown
+from .labels import Labels, compress, shape_of
 
 aten = torch.ops.aten
 
@@ -153,10 +154,10 @@ def _joined(trace: Trace, node: Any, operands: Sequence[Node], labels: Sequence[
             continue
         shared = set() if wide is None else {axis for axis in axes if wide.shape[axis] > 1}
         if wide is not None and shared and own.any():
-            trace.units.join(_uniform(trace, wide, varying - axes), own)
+            trace.units.join(trace.drop(Labels(wide), varying - axes, keep=False).units, own)
         else:
             if wide is not None:
-                _uniform(trace, wide, shared)
+                trace.drop(Labels(wide), shared, keep=False)
             trace.units.keep(own)
             units[place], zeros[place] = torch.zeros((1,) * rank, dtype=torch.long), False
     return _spread(trace, units), zeros
@@ -168,15 +169,6 @@ def _spread(trace: Trace, units: Sequence[Tensor]) -> Tensor:
     for other in units[1:]:
         found = torch.maximum(*torch.broadcast_tensors(found, other))
     return compress(trace.units.resolve(found))
-
-
-def _uniform(trace: Trace, units: Tensor, axes: Iterable[int]) -> Tensor:
-    """The units, of which those along these axes go together."""
-    for axis in axes:
-        first = units.narrow(axis, 0, 1)
-        trace.units.join(units, first)
-        units = first
-    return units
 
 
 def _gated(trace: Trace, own: Labels, other: Labels) -> Labels:

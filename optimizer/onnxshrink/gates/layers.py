@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from .coupling import Cost, Labels, Trace, along, handles, shape_of, unknown
+from .coupling import Cost, Trace, handles, unknown
+from .labels import Labels, along, shape_of
 from .nodes import argument
 
 aten = torch.ops.aten

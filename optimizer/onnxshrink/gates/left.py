@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from .coupling import HANDLERS, Labels, Trace
+from .coupling import HANDLERS, Trace
+from .labels import Labels
 from .movement import movement, reduced_axes, reduction
 from .nodes import argument
 from .parts import largest, mean, smallest

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from .coupling import Cost, Labels, Trace, along, compress, handles, nothing, picked_axes, shape_of, unknown
+from .coupling import Cost, Trace, handles, picked_axes, unknown
+from .labels import Labels, along, compress, nothing, shape_of
 from .layers import weighted
 from .nodes import argument
 

@@ -33,23 +33,11 @@ class Packed(nn.Module):
         return pytree.tree_unflatten(outputs, self.packing)
 
 
-def spread_like(constant: Tensor, like: Tensor, axis: int | None) -> Tensor:
-    """A constant at the size of another tensor, in all axes but one, if one is given."""
-    own = None if axis is None else axis % like.dim()
-    return constant.expand([constant.shape[a] if a == own else size for a, size in enumerate(like.shape)])
-
-
 def dropout(node: Any) -> nn.Module:
     """Dropout of elements or, where the operator says so, of whole channels."""
     if node.target in (aten.dropout.default, aten.dropout_.default):
         return nn.Dropout(node.args[1])
     return {3: nn.Dropout1d, 4: nn.Dropout2d, 5: nn.Dropout3d}[node.meta["val"].dim()](node.args[1])
-
-
-def spread(value: Any, dims: int) -> tuple[int, ...]:
-    """A number for each dimension, where one may stand for all."""
-    values = tuple(value) if isinstance(value, list | tuple) else (value,)
-    return values * dims if len(values) == 1 else values
 
 
 def mean(x: Tensor, axes: list[int], counts: dict[int, int], keepdim: bool, dtype: torch.dtype | None) -> Tensor:

@@ -35,12 +35,19 @@ def trace(network: nn.Module, example: tuple[Tensor, ...], *, free_batch: bool =
         free_batch: leave the first axis of each input open where torch.export can.
 
     Raises:
-        InputError: torch.export cannot trace it, or cannot do without its writes in place.
+        InputError: torch.export cannot trace it, or cannot do without its writes in place, or a part of it has a name
+            that torch.fx, which holds what is cut, has for something else.
 
     Warns:
         UserWarning: the module's code does other things in training than in evaluation, or its layers cannot be told
             from their own writes in place.
     """
+    own, held = [*network._modules, *network._parameters, *network._buffers], fx.GraphModule(nn.Module(), fx.Graph())
+    if taken := [name for name in own if hasattr(held, name)]:
+        raise InputError(
+            f"`{taken[0]}` of {type(network).__name__} has a name that torch.fx has for something else",
+            cure="give it another name, or put the network into a module",
+        )
     shapes = batches(network, example, torch.export.Dim.AUTO) if free_batch else None
     evaluation = exported(network, example, shapes, training=False)
     try:

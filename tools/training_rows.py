@@ -21,18 +21,11 @@ from evaluate import score
 import onnxshrink
 from onnxshrink import benchmark, gates
 from onnxshrink.gates.training import Recipe, read_log
+from onnxshrink.gates.training.recipe import OF_RELAXATION, OF_SEARCHES
 from tools.rows import Figures, keep, read
 
 ROOT = Path(__file__).resolve().parent.parent
 SEARCHES = {"none": "dense", "uniform": "uniform L1", "importance": "gates, importance", "relaxation": "gates, relaxed"}
-OF_RELAXATION = {
-    *("thresholds", "form", "slope", "slope_end", "gate_rate", "size_weight"),
-    *("ejector_weight", "ejector_start", "ejector_full", "sigma"),
-}
-"""Fields of a recipe that only the search that trains gates reads."""
-
-OF_SEARCHES = OF_RELAXATION | {"steps", "path", "floor", "vanish"}
-"""Fields of a recipe that only a search for channels reads."""
 
 
 @dataclass(frozen=True)

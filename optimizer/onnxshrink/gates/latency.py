@@ -94,7 +94,7 @@ def latency_costs(gated: Gated, layers: Mapping[str, Points]) -> list[LatencyCos
     """The costs for `Size` from a table: the sum of the latencies of all layers that channels can leave.
 
     Raises:
-        InputError: a layer is not in the table, or its points are no grid.
+        InputError: a layer is not in the table, its points are no grid, or latencies are no times.
     """
     found = []
     for cost in gated.coupling.macs:
@@ -111,6 +111,10 @@ def latency_costs(gated: Gated, layers: Mapping[str, Points]) -> list[LatencyCos
                 f"the points of `{cost.name}` are no grid of {len(inputs)} input and {len(outputs)} output counts"
             )
         table = torch.tensor([[measured[i, o] for o in outputs] for i in inputs], dtype=torch.float64)
+        if not bool((table.isfinite() & (table >= 0)).all()):
+            raise InputError(f"the table has a latency of `{cost.name}` that is no time", cure="measure it again")
         axes = [torch.tensor(counts, dtype=torch.float64) for counts in (inputs, outputs)]
         found.append(LatencyCost(cost.name, (cost.terms[0], cost.terms[1]), axes[0], axes[1], table))
+    if not any(bool(cost.table.any()) for cost in found):
+        raise InputError("all latencies of the table are 0, so there is nothing to make less of")
     return found

@@ -14,12 +14,13 @@ from typing import Any
 
 from ...errors import InputError
 from ..gate import FORMS
+from ..loss import KINDS
 from ..schedule import cubic_ramp
 
 SEARCHES = ("importance", "relaxation", "uniform", "none")
 PATHS = ("linear", "geometric")
 
-SIZES = ("macs", "parameters", "latency")
+SIZES = (*KINDS, "latency")
 
 LIMITS = {
     "dense_epochs": (0, math.inf),
@@ -246,11 +247,14 @@ def plan(recipe: Recipe) -> list[Epoch]:
     return epochs
 
 
-WHILE_SEARCHING = {
-    *("target", "steps", "path", "thresholds", "floor", "multiple", "vanish", "gate_rate"),
-    *("size_weight", "ejector_weight", "ejector_start", "ejector_full", "sigma"),
+OF_RELAXATION = {
+    *("thresholds", "form", "slope", "slope_end", "gate_rate", "size_weight"),
+    *("ejector_weight", "ejector_start", "ejector_full", "sigma"),
 }
-"""Fields that decide what a search closes, and nothing after it."""
+"""Fields that only the search that trains gates reads."""
+
+OF_SEARCHES = OF_RELAXATION | {"steps", "path", "floor", "vanish"}
+"""Fields that only a search for channels reads."""
 
 
 def changed(before: Mapping[str, Any], recipe: Recipe, done: int) -> dict[str, tuple[Any, Any]]:
@@ -291,5 +295,5 @@ def _decided(then: Mapping[str, Any], now: Mapping[str, Any], done: int) -> set[
         if searched >= min(then["search_epochs"], now["search_epochs"]):
             names.add("search_epochs")
         if searched >= then["search_epochs"]:
-            names |= WHILE_SEARCHING
+            names |= OF_SEARCHES | {"target", "multiple"}
     return names

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import operator
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -26,13 +25,12 @@ from ..schedule import one_cycle, set_slope
 from . import checkpoint
 from .data import Data
 from .distributed import Ranks, synchronize
+from .folder import Folder
 from .monitor import Monitor
 from .optimizers import Optimizers
-from .recipe import Epoch, Recipe, changed, plan
+from .recipe import Epoch, Recipe, plan
 from .tasks import Task, Teacher
 
-CHECKPOINT = "checkpoint.pt"
-DENSE = "dense.pt"
 WATCH = 50
 """Batches between two looks at whether the loss is still a number; each look waits for the device."""
 
@@ -81,16 +79,12 @@ class Trainer:
             raise InputError(f"there is a table of latencies, but the size is {recipe.size}", cure="take size=latency")
         self.data, self.task, self.recipe, self.out, self.latencies = data, task, recipe, out, latencies
         self.device, self.ranks = torch.device(device), ranks or Ranks()
-        self.ranks.shard(recipe.batch)
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"this folder cannot be made: {error.strerror}", file=str(out)) from error
+        self.ranks.shard(recipe.batch)  # refused now, not after the first cycle
+        self.folder = Folder(out)
         self.monitor = monitor or Monitor(out if self.ranks.first else None)
         self.example = example.to(self.device)
         self.plan = plan(recipe)
         self.done = 0
-        self.own = False  # whether the checkpoint in the folder is this run's
         self.cuts: list[dict[str, Tensor]] = []
         self.plain = self._placed(network)
         self.teacher: Teacher | None = None
@@ -129,13 +123,7 @@ class Trainer:
             return Size(self.gated, self.recipe.size, whole=whole)
         if self.latencies is None:
             raise InputError("latency is the size, but there is no table", cure="write one with `bench --layers`")
-        costs = latency_costs(self.gated, self.latencies)
-        for cost in costs:
-            if not bool((cost.table.isfinite() & (cost.table >= 0)).all()):
-                raise InputError(f"the table has a latency of `{cost.name}` that is no time", cure="measure it again")
-        if not any(bool(cost.table.any()) for cost in costs):
-            raise InputError("all latencies of the table are 0, so there is nothing to make less of")
-        return Size(self.gated, costs=costs, whole=whole)
+        return Size(self.gated, costs=latency_costs(self.gated, self.latencies), whole=whole)
 
     def _optimize(self) -> None:
         """Fresh optimizers, and scores of nothing."""
@@ -143,21 +131,9 @@ class Trainer:
         self.importance = Importance(self.gated)
 
     def _claim(self) -> None:
-        """Begin in the folder, or go on in it: from now on its log has the epochs of this run only.
-
-        Raises:
-            InputError: the folder has the checkpoint of another run, which would be overwritten.
-        """
-        if self.own:
-            return
-        if (self.out / CHECKPOINT).exists():
-            raise InputError(
-                "this folder has the checkpoint of another run",
-                file=str(self.out / CHECKPOINT),
-                cure="go on from it with --resume (`Trainer.resume`), take another folder, or remove it",
-            )
-        self.monitor.keep(0)
-        self.own = True
+        """Begin in the folder, or go on in it: from now on its log has the epochs of this run only."""
+        if self.folder.claim():
+            self.monitor.keep(0)
 
     def save(self) -> None:
         """Write the checkpoint (the first process does)."""
@@ -171,7 +147,7 @@ class Trainer:
                 "optimizers": self.optimizers.state(),
                 "importance": self.importance.scores,
             }
-            checkpoint.save(state, self.out / CHECKPOINT)
+            checkpoint.save(state, self.folder.checkpoint)
 
     def save_network(self, path: Path) -> None:
         """Write the network without its gates, for `start_from` of another run."""
@@ -186,52 +162,25 @@ class Trainer:
             InputError: the checkpoint belongs to another architecture, was made by a recipe that differs in what is
                 trained already, or is beyond the end of the plan.
         """
-        path = self.out / CHECKPOINT
-        if not path.exists():
+        found = self.folder.read(self.recipe, len(self.plan), len(self.data))
+        if found is None:
             return False
-        state = checkpoint.load(path, self.recipe.network)
-        if "done" not in state:
-            raise InputError(
-                "this is a network alone, without the state of its training",
-                file=str(path),
-                cure="begin from it with --dense (`Trainer.start_from`)",
-            )
-        self._compare(state, path)
+        state, others = found
+        if others and self.ranks.first:
+            told = ", ".join(f"{name} {then} → {now}" for name, (then, now) in others.items())
+            self.monitor.say(f"from epoch {state['done'] + 1} on: {told}")
         self._begin()
         self.cuts, self.done = [], state["done"]
         for masks in state["cuts"]:
             for name, mask in masks.items():
                 self.gated.get_buffer(f"gates.{name}.mask").copy_(mask)
             self._collapse()
-        checkpoint.fill(self.gated, state["network"], path)
+        checkpoint.fill(self.gated, state["network"], self.folder.checkpoint)
         self.optimizers.load(state["optimizers"])
         for score, saved in zip(self.importance.scores, state["importance"], strict=True):
             score.copy_(saved)
         self.monitor.keep(self.done)
-        self.own = True
         return True
-
-    def _compare(self, state: Mapping[str, Any], path: Path) -> None:
-        """Say what is other than when the checkpoint was made.
-
-        Raises:
-            InputError: it cannot go on like this.
-        """
-        try:
-            others = changed(state["recipe"], self.recipe, state["done"])
-        except InputError as error:
-            raise InputError(error.what, file=str(path), cure=error.cure) from None
-        if state["done"] > len(self.plan):
-            raise InputError(
-                f"this checkpoint is after epoch {state['done']}, the plan ends after {len(self.plan)}",
-                file=str(path),
-                cure="give it as many epochs, or begin in another folder",
-            )
-        if (examples := state.get("examples", len(self.data))) != len(self.data):
-            others["examples"] = (examples, len(self.data))
-        if others and self.ranks.first:
-            told = ", ".join(f"{name} {then} → {now}" for name, (then, now) in others.items())
-            self.monitor.say(f"from epoch {state['done'] + 1} on: {told}")
 
     def start_from(self, dense: Path) -> None:
         """Take over a dense network that another run has trained, instead of the first cycle.
@@ -242,8 +191,8 @@ class Trainer:
         state = checkpoint.load(dense, self.recipe.network)
         checkpoint.fill(self.gated.network, state["network"], dense)
         self._claim()
-        if self.ranks.first and dense.resolve() != (self.out / DENSE).resolve():
-            checkpoint.save(state, self.out / DENSE)
+        if self.ranks.first and dense.resolve() != self.folder.dense.resolve():
+            checkpoint.save(state, self.folder.dense)
         self.done = self.recipe.dense_epochs
 
     # training
@@ -271,7 +220,7 @@ class Trainer:
                 figures |= self._collapse_checked()
             self.done = number + 1
             if epoch.phase == "dense" and self.done == self.recipe.dense_epochs and self.ranks.first:
-                self.save_network(self.out / DENSE)
+                self.save_network(self.folder.dense)
             self.monitor.log(
                 {
                     "epoch": self.done,
@@ -347,8 +296,8 @@ class Trainer:
                 self._watch(total, f"the loss is not a number any more in epoch {self.done + 1}, by batch {step}")
             if step in closings:
                 found = self._close(closings[step], x)
-                for name, join in (("closed", operator.add), ("difference", max)):
-                    found[name] = join(figures.get(name, 0), found[name])
+                found["closed"] += figures.get("closed", 0)
+                found["difference"] = max(found["difference"], figures.get("difference", 0.0))
                 figures |= found
         figures["loss"] = float(self.ranks.total(total)) / steps / self.ranks.world
         if relaxing:
@@ -366,9 +315,8 @@ class Trainer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bf16):
             output = self.gated(x)
         known = self.task.loss(output.float(), y, self.recipe.label_smoothing).double()
-        for tensor in self.gated.state_dict().values():
-            if tensor.is_floating_point():
-                known = known + 0.0 * tensor.sum(dtype=torch.float64)
+        tensors = [tensor for tensor in self.gated.state_dict().values() if tensor.is_floating_point()]
+        known = known + 0.0 * sum(tensor.sum(dtype=torch.float64) for tensor in tensors)  # no number, if one is none
         self.gated.train()
         self._watch(known, f"the network is ruined by the last batch of epoch {self.done + 1}")
 
@@ -381,17 +329,17 @@ class Trainer:
         if bool(torch.isfinite(self.ranks.total(value))):
             return
         rates = "with lower learning rates, or without bf16"
-        path = self.out / CHECKPOINT
-        if path.exists():
+        good = self.folder.checkpoint
+        if good.exists():
             raise OnnxshrinkError(
-                f"{what}; the last good checkpoint is {path}, after epoch {self.done}", cure=f"resume from it {rates}"
+                f"{what}; the last good checkpoint is {good}, after epoch {self.done}", cure=f"resume from it {rates}"
             )
         raise OnnxshrinkError(f"{what}; there is no checkpoint yet", cure=f"begin again {rates}")
 
     def _teach(self) -> Teacher:
         """The dense network of this run."""
         if self.teacher is None:
-            path = self.out / DENSE
+            path = self.folder.dense
             network = copy.deepcopy(self.plain)
             checkpoint.fill(network, checkpoint.load(path, self.recipe.network)["network"], path)
             self.teacher = Teacher(network, self.recipe.temperature)

@@ -52,9 +52,7 @@ def pruned(
         )
         if result.shrunk is None:
             raise InputError("nothing was pruned", file=str(source))
-        partial = kept.with_suffix(".partial")
-        partial.write_text(json.dumps(result.shrunk.map), encoding="utf-8")
-        partial.replace(kept)
+        keep(kept, result.shrunk.map)
         before, after = result.sizes["macs"]
         click.echo(f"{source}: {before:,} → {after:,} multiply-adds, error {result.error:.3f} on held-out images")
     return gates.apply(network, json.loads(kept.read_text(encoding="utf-8")), example)
@@ -67,6 +65,13 @@ def rounds_of(recipe: Recipe, rounds: int) -> list[Recipe]:
         raise InputError(f"{total} epochs are no {rounds} rounds", cure=f"take 1 to {total}")
     parts = [total * (k + 1) // rounds - total * k // rounds for k in range(rounds)]
     return [replace(recipe, dense_epochs=0, search_epochs=0, finetune_epochs=part) for part in parts]
+
+
+def keep(path: Path, found: Any) -> None:
+    """Write JSON whole or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(found), encoding="utf-8")
+    partial.replace(path)
 
 
 def begun(out: Path, options: dict[str, Any]) -> None:
@@ -91,9 +96,7 @@ def begun(out: Path, options: dict[str, Any]) -> None:
             )
         return
     out.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(options), encoding="utf-8")
-    partial.replace(path)
+    keep(path, options)
 
 
 @click.command(help=__doc__)

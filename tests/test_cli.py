@@ -24,6 +24,8 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 import onnxshrink
 from onnxshrink import acceptance, cli, draft, shrink
 from onnxshrink.benchmark import latency
+from onnxshrink.cli import output
+from onnxshrink.errors import InputError
 from onnxshrink.rewrite import map as maps
 from tests.zoo import oracle
 from tests.zoo.net import Net
@@ -695,3 +697,13 @@ def test_a_model_that_onnxruntime_refuses(tmp_path: Path) -> None:
     source = saved(proto, tmp_path / "model.onnx")
     assert run("optimize", source, tmp_path / "out.onnx").code == 0
     assert_refused(run("bench", source, "--seconds", 0.1), 1, "model.onnx")
+
+
+def test_a_report_where_nothing_can_be_written_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "write_text", closed)
+    monkeypatch.setattr(Path, "unlink", closed)
+    with pytest.raises(InputError, match=r"map\.json: cannot write: Read-only file system"):
+        output.write(tmp_path / "map.json", "{}")

@@ -8,6 +8,7 @@ runs: other work on the machine only ever makes a run slower.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
@@ -237,5 +238,6 @@ def _keep(table: LatencyTable, output: Path) -> None:
         partial.write_text(json.dumps(table.to_json()) + "\n", encoding="utf-8")
         os.replace(partial, output)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise InputError(f"cannot write: {error.strerror}", file=str(output)) from error

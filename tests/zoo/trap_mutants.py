@@ -327,13 +327,18 @@ def positions_of_a_pool() -> Net:
     return net.output(net.conv(pooled, 8, 4, name="y"), f"{pooled}:1")
 
 
-def _dilated(op: str, opset: int, size: object) -> Net:
+def _dilated(op: str, opset: int, size: object, pad: int = 1) -> Net:
     """Windows of elements four apart, which a smaller input has in its padding only."""
     net = Net(opset=opset)
     x = net.input("x", (2, 3, size, size))
     t = net.conv(x, 3, 8, zero=DEAD[:2], constant=dict.fromkeys(DEAD[2:], 2.0))
-    t = net.op("Relu", net.op(op, t, kernel_shape=[2, 2], dilations=[4, 4], pads=[1, 1, 1, 1]))
+    t = net.op("Relu", net.op(op, t, kernel_shape=[2, 2], dilations=[4, 4], pads=[pad] * 4))
     return net.output(net.op("Add", net.conv(t, 8, 4, 1), net.op("GlobalAveragePool", net.conv(x, 3, 4)), name="y"))
+
+
+@TRAPS.add(4 * 28 + 4 * 4, "a dilated MaxPool without padding", sizes=({"S": 5}, {"S": 9}))
+def windows_of_an_input_without_padding() -> Net:
+    return _dilated("MaxPool", 17, "S", pad=0)
 
 
 def _numbers(make: Callable[[Net, str, str], str]) -> Net:

@@ -56,7 +56,7 @@ def run(*arguments: object) -> Answer:
 
 def process(*arguments: object, **environment: str) -> Answer:
     """The command line as a process."""
-    command = [sys.executable, "-m", "onnxshrink.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "onnxshrink", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **environment})
     return Answer(done.returncode, done.stdout, done.stderr)
 

@@ -45,7 +45,7 @@ def build(name: str) -> ModelProto:
 def optimized(source: Path, folder: Path, *options: str, **environment: str) -> dict[str, bytes]:
     """Every file that a process of its own writes."""
     folder.mkdir()
-    command = [sys.executable, "-m", "onnxshrink.cli", "optimize", str(source), "out.onnx", *options]
+    command = [sys.executable, "-m", "onnxshrink", "optimize", str(source), "out.onnx", *options]
     command += ["--map", "map.json", "--json", "report.json"]
     done = subprocess.run(
         command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, check=False

@@ -69,7 +69,7 @@ def measure(model: Path, *, align: int = 1, options: Sequence[str] = (), limit: 
     """
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "onnxshrink.cli", "optimize", str(model), str(Path(folder) / "result.onnx")]
+        command = [sys.executable, "-m", "onnxshrink", "optimize", str(model), str(Path(folder) / "result.onnx")]
         command += ["--align", str(align), "--json", "-", *options]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)

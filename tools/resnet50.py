@@ -86,7 +86,7 @@ def optimize(source: Path, output: Path, align: int) -> Run:
         SystemExit: it failed; its message.
     """
     report = output.with_suffix(".json")
-    command = [sys.executable, "-m", "onnxshrink.cli", "optimize", str(source), str(output), "--align", str(align)]
+    command = [sys.executable, "-m", "onnxshrink", "optimize", str(source), str(output), "--align", str(align)]
     command += ["--json", str(report)]
     if MEASURES_MEMORY:
         command = [sys.executable, "-c", LAUNCHER, *command]

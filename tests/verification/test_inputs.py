@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from onnxshrink.errors import InputError
+from onnxshrink.verification.footprint import LARGEST, fitting, fitting_first, largest
 from onnxshrink.verification.inputs import DISTRIBUTIONS, InputSpec, draw, other_sizes, signature, sizes
 from onnxshrink.verification.shapes import model_facts
 
@@ -42,6 +44,30 @@ def test_sizes_begin_with_batch_one_and_equal_sides() -> None:
     assert others[0][2] != others[0][3]
     assert (2, 3, 128, 128) in others  # where only the batch can change
     assert (1, 3, 128, 128) not in others
+
+
+def test_every_change_is_tried_with_another_batch_first() -> None:
+    specs = of("g (float[N,3,H,W] x) => (float[N,3,H,W] y) { y = Relu(x) }")
+    batches = [s["x"][0] for s in other_sizes(specs, {"x": (1, 3, 128, 128)})]
+    assert batches == sorted(batches, key=(2, 3, 1).index)
+    assert len(set(batches)) == 3
+
+
+def test_sizes_whose_tensors_would_not_fit_come_last_or_not_at_all() -> None:
+    """Attention over the places of an image: at 128 x 128 its weights alone have a gigabyte."""
+    model = parse(
+        "g (float[N,8,H,W] x) => (float[N,8,P] y) { k = Reshape(x, flat) q = Transpose<perm = [0, 2, 1]>(k) "
+        "a = MatMul(q, k) s = Softmax(a) y = MatMul(k, s) }",
+        {"flat": np.array([0, 8, -1])},
+    )
+    specs, folder = signature(model), Path()
+    first = list(itertools.islice(fitting_first(model, folder, sizes(specs)), 11))
+    assert [s["x"][2] for s in first[:3]] == [64, 32, 128]
+    assert sorted(s["x"][2] for s in first) == sorted(s["x"][2] for s in sizes(specs))
+    others = list(fitting(model, folder, other_sizes(specs, first[0])))
+    assert {s["x"][0] for s in others} == {1, 2, 3}
+    assert any(s["x"][2] != s["x"][3] for s in others)
+    assert all(largest(model, folder, s) <= LARGEST for s in others)
 
 
 def test_nothing_to_try_where_nothing_is_free() -> None:

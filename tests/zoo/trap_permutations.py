@@ -8,6 +8,7 @@ from .trap import DEAD, Family, chain, chain_cut
 TRAPS = Family()
 
 SHAPE = (2, 3, 8, 8)
+OPEN = ({"N": 1, "H": 8, "W": 6}, {"N": 3, "H": 5, "W": 7})
 
 
 def reshape_transpose(net: Net, t: str, shape, order, back) -> str:
@@ -34,6 +35,34 @@ def channel_shuffle() -> Net:
 @TRAPS.add(4 * 64, "dead channels off the grid: the shuffle is one permutation")
 def channel_shuffle_uneven() -> Net:
     return shuffle((0, 1, 2, 5))
+
+
+@TRAPS.add(4 * 64, "a channel shuffle over open space, by sizes read off its input", sizes=OPEN)
+def channel_shuffle_open() -> Net:
+    order = [channel % 2 * 4 + channel // 2 for channel in range(8)]
+
+    def middle(net: Net, t: str) -> str:
+        shape = net.op("Shape", t)
+        n, c, h, w = (net.op("Gather", shape, net.const([axis]), axis=0) for axis in range(4))
+        half = net.op("Div", c, net.const([2]))
+        grouped = net.op("Reshape", t, net.op("Concat", n, net.const([2]), half, h, w, axis=0))
+        swapped = net.op("Transpose", grouped, perm=[0, 2, 1, 3, 4])
+        t = net.op("Reshape", swapped, net.op("Concat", n, c, h, w, axis=0))
+        return net.known(t, [order.index(channel) for channel in (0, 1, 2, 5)])
+
+    return chain(middle, zero=(0, 1, 2, 5), still_known=False, shape=("N", 3, "H", "W"))
+
+
+@TRAPS.add(None, "a shuffle of channels and places together is no permutation of channels", sizes=OPEN)
+def shuffle_into_space() -> Net:
+    def middle(net: Net, t: str) -> str:
+        shape = net.op("Shape", t)
+        n, h, w = (net.op("Gather", shape, net.const([axis]), axis=0) for axis in (0, 2, 3))
+        grouped = net.op("Reshape", t, net.op("Concat", n, net.const([2, 4]), h, w, axis=0))
+        swapped = net.op("Transpose", grouped, perm=[0, 3, 2, 1, 4])
+        return net.op("Reshape", swapped, net.op("Concat", n, net.const([8]), h, w, axis=0))
+
+    return chain(middle, zero=(0, 1, 2, 5), still_known=False, shape=("N", 3, "H", "W"))
 
 
 def shuffle_v2(zero, dead_even, dead_odd) -> Net:

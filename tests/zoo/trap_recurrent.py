@@ -358,6 +358,25 @@ for _op in GATES:
     )
 
 
+@TRAPS.add(
+    lost("LSTM", read=0) + len(DEAD) * 4 * UNITS,
+    "two layers that start from parts of one tensor of zeros, as torch writes them for any batch",
+    sizes=({"N": 1}, {"N": 3}),
+)
+def lstm_shared_zero_states() -> Net:
+    net = Net()
+    first, second = Weights(net, "LSTM"), Weights(net, "LSTM", inputs=UNITS)
+    first.zero(DEAD)
+    x = net.input("x", (5, "N", INPUTS))
+    batch = net.op("Slice", net.op("Shape", x), net.const([1]), net.const([2]))
+    zeros = net.op("ConstantOfShape", net.op("Concat", net.const([2]), batch, net.const([UNITS]), axis=0))
+    for place, weights in enumerate((first, second)):
+        state = net.op("Slice", zeros, net.const([place]), net.const([place + 1]), net.const([0]))
+        y = layer(net, weights, x, "", state, state)
+        x = net.op("Squeeze", y, net.const([1]))
+    return tail(net, y, second)
+
+
 @TRAPS.add(lost("RNN") + 2 * len(DEAD), "a unit of an RNN that is zero from the first step on, and that nobody hears")
 def rnn_initial_state_unheard() -> Net:
     return initial("RNN", 1.0, heard=False)

@@ -316,6 +316,19 @@ def reshape_shape_arithmetic() -> Net:
     return flattened(make_shape, ("N", 3, 8, 8))
 
 
+@TRAPS.add(chain_cut(4), "places as one axis of H * W, computed: a number that may be 0, but is no -1", sizes=TWO_SIZES)
+def reshape_places() -> Net:
+    def middle(net: Net, t: str) -> str:
+        shape = net.op("Shape", t)
+        n, c, h, w = (net.op("Gather", shape, net.const([axis]), axis=0) for axis in range(4))
+        places = net.op("Concat", n, c, net.op("Mul", h, w), axis=0)
+        return net.op("Reshape", net.op("Relu", net.op("Reshape", t, places)), shape)
+
+    net = chain(middle, shape=(2, 3, "H", "W"), opset=13)
+    net.declared["y"] = (2, 4, "H", "W")
+    return net
+
+
 @TRAPS.add(None, "Reshape that mixes channels with the batch")
 def reshape_batch_channels() -> Net:
     def middle(net: Net, t: str) -> str:

@@ -1,14 +1,16 @@
 """Chains of Reshape and Transpose that amount to one movement: of slices along one axis, or of whole axes.
 
 Cut one by one, the grids of such a chain cut nothing. A channel shuffle picks slices along one axis: the map from
-input to output is the chain itself, applied to an arange, and is `take(index, axis)`. An exporter that swaps the last
-two axes of an attention's keys by flattening the others reorders axes: every axis is a product of factors that the
-chain regroups and moves but never mixes. The chain's last node is planned as that movement: it reads the chain's input
-directly, and becomes a Gather or a Transpose if something of it goes. If nothing does, the file keeps the chain.
+input to output is the chain itself, applied to an arange, and is `take(index, axis)`. Where sizes are not known every
+axis is a product of factors that the chain regroups and moves but never mixes: a shuffle moves those of one axis, an
+exporter that swaps the last two axes of an attention's keys by flattening the others reorders axes. The chain's last
+node is planned as that movement: it reads the chain's input directly, and becomes a Gather or a Transpose if something
+of it goes. If nothing does, the file keeps the chain.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -83,8 +85,8 @@ def _behind(last: Node, context: Context) -> list[Node]:
 
 
 def _longest(chain: list[Node], context: Context) -> Found | None:
-    """The longest end of a chain that is a selection, or else a reordering."""
-    for amounts_to in (_as_selection, _as_reordering):
+    """The longest end of a chain that is a selection, or else a permutation."""
+    for amounts_to in (_as_selection, _as_permutation):
         for first in range(len(chain) - 1):
             movement = amounts_to(chain[first:], context)
             if movement is not None:
@@ -165,12 +167,18 @@ def _applied(chain: list[Node], array: np.ndarray, context: Context) -> np.ndarr
     return array
 
 
-def _as_reordering(chain: list[Node], context: Context) -> Found | None:
-    """The transposition that a chain of reshapes and transpositions amounts to."""
+def _as_permutation(chain: list[Node], context: Context) -> Found | None:
+    """The permutation of axes, or of slices along one axis, that reshapes and transpositions of any sizes amount to."""
     if any(node.op not in {*RESHAPES, "Transpose", "Identity"} for node in chain):
         return None
-    order = _order(chain, context) if any(node.op in RESHAPES for node in chain) else None
-    return None if order is None else (chain, None, np.array(order))
+    factors = _factored(chain, context) if any(node.op in RESHAPES for node in chain) else None
+    if factors is None:
+        return None
+    order = factors.order()
+    if order is not None:
+        return chain, None, np.array(order)
+    shuffle = factors.shuffle()
+    return None if shuffle is None else (chain, *shuffle)
 
 
 class _Factors:
@@ -252,9 +260,35 @@ class _Factors:
                 if factor in axis:
                     axis.insert(axis.index(factor) + 1, len(self.sizes) - 1)
 
+    def order(self) -> list[int] | None:
+        """The order of the first tensor's axes in the last one; None if that is not all that happened to it."""
+        before, after = self.axes[0], self.axes[-1]
+        order: list[int] = []
+        for axis in after:
+            found = [a for a, own in enumerate(before) if own == axis and a not in order]
+            if not found:
+                return None
+            order.append(found[0])
+        return order if len(order) == len(before) else None
 
-def _order(chain: list[Node], context: Context) -> list[int] | None:
-    """The order of axes that a chain of reshapes and transpositions amounts to; None if it does more."""
+    def shuffle(self) -> tuple[int, np.ndarray] | None:
+        """The one axis along which slices changed places, and which slice of the first tensor each one is."""
+        before, after = self.axes[0], self.axes[-1]
+        if len(before) != len(after):
+            return None
+        moved = [a for a, (own, now) in enumerate(zip(before, after, strict=True)) if own != now]
+        if len(moved) != 1 or sorted(before[moved[0]]) != sorted(after[moved[0]]):
+            return None
+        own, now = before[moved[0]], after[moved[0]]
+        sizes = [size for f in own if isinstance(size := self.sizes[f], int)]
+        if len(sizes) < len(own):
+            return None
+        numbers = np.arange(math.prod(sizes)).reshape(sizes)
+        return moved[0], numbers.transpose([own.index(f) for f in now]).reshape(-1)
+
+
+def _factored(chain: list[Node], context: Context) -> _Factors | None:
+    """The factors of a chain of reshapes and transpositions; None where one of them mixes factors."""
     shape = context.shape(chain[0].inputs[0])
     if shape is None or any(d is None for d in shape):
         return None
@@ -265,11 +299,4 @@ def _order(chain: list[Node], context: Context) -> list[int] | None:
             factors.transpose([int(a) for a in node.attr("perm", range(len(factors.axes[-1]))[::-1])])
         elif node.op != "Identity" and (target is None or not factors.reshape(target)):
             return None
-    before, after = factors.axes[0], factors.axes[-1]
-    order: list[int] = []
-    for axis in after:
-        found = [a for a, own in enumerate(before) if own == axis and a not in order]
-        if not found:
-            return None
-        order.append(found[0])
-    return order if len(order) == len(before) else None
+    return factors

@@ -1,7 +1,8 @@
 """Symbolic dimensions inside shape arithmetic: which element of an integer tensor is which dimension.
 
 `Shape` of a tensor with a dynamic batch gives ("batch", 64, ...); Gather, Concat and their like only move such
-elements, so they are evaluated with a sentinel integer in each symbol's place. Arithmetic forgets symbols.
+elements, so they are evaluated with a sentinel integer in each symbol's place. Arithmetic forgets symbols: of what it
+makes of them only its place among the others is known.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from ..ops.evaluate import evaluate
 MOVES = {
     *("Gather", "Concat", "Unsqueeze", "Squeeze", "Slice", "Cast", "Identity", "Reshape", "Split", "Flatten", "Where")
 }
+ARITHMETIC = {"Add", "Div", "Mul"}
+"""Of numbers that are not negative they make such numbers again: a size that nobody knows, but no -1."""
+
 FIRST = -(1 << 40)
 UNKNOWN = -(1 << 50)
 
@@ -59,10 +63,14 @@ def elements(
             results = evaluate(node.proto, [arrays[n] if n else None for n in node.inputs], opset)
             pairs = zip(node.outputs, results or [], strict=False)
             arrays |= {name: result for name, result in pairs if result.ndim <= 1 and result.size <= 64}
+        elif node.op in ARITHMETIC and all(n in arrays and not _negative(arrays[n]).any() for n in node.inputs):
+            pair = [arrays[n] for n in node.inputs]
+            if all(a.dtype == np.int64 for a in pair):
+                arrays[node.outputs[0]] = np.full(np.broadcast_shapes(*(a.shape for a in pair)), UNKNOWN)
         elif node.op == "Equal" and all(n in arrays for n in node.inputs):
             a, b = np.broadcast_arrays(*(arrays[n] for n in node.inputs))
             symbol = [v <= FIRST + 1 for v in (a, b)]
-            decided = ~(symbol[0] | symbol[1]) | ((a < 0) & ~symbol[0]) | ((b < 0) & ~symbol[1])
+            decided = ~(symbol[0] | symbol[1]) | _negative(a) | _negative(b)
             if a.ndim <= 1 and decided.all():
                 arrays[node.outputs[0]] = a == b
     back: dict[int, Dim] = {FIRST - k: name for k, name in enumerate(names)}
@@ -71,3 +79,8 @@ def elements(
         return value if value > FIRST + 1 else back.get(value)
 
     return {n: [decode(int(v)) for v in np.atleast_1d(a)] for n, a in arrays.items() if a.dtype == np.int64}
+
+
+def _negative(array: np.ndarray) -> np.ndarray:
+    """Where elements are negative numbers: sentinels stand for sizes, which are not."""
+    return (array < 0) & (array > FIRST + 1)

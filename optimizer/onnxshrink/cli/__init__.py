@@ -46,6 +46,12 @@ def main() -> None:
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, BrokenPipeError):
         sys.exit(130)
+    except OSError as error:  # a disk that is full, a file that went while it was read
+        if show:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        click.echo(f"onnxshrink: {where}{error.strerror or short(error)}", err=True)
+        sys.exit(1)
     except Exception as error:  # what nobody foresaw is still one line
         if show:
             raise

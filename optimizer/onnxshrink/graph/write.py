@@ -37,8 +37,8 @@ class Staged:
                 whose file gets the result's name).
 
         Raises:
-            ModelError: the destination is a folder, its folder does not exist or cannot be written, or the source
-                keeps its weights where the result's would go.
+            ModelError: the destination is a folder, its folder does not exist, cannot be written or is full, or the
+                source keeps its weights where the result's would go.
         """
         if destination.is_dir():
             raise ModelError("is a folder", file=str(destination), cure="give the path of a file")
@@ -66,6 +66,9 @@ class Staged:
             proto = onnx.ModelProto()
             proto.CopyFrom(model)
             self._write(proto, source)
+        except OSError as error:
+            self.discard()
+            raise ModelError(f"cannot write there: {error.strerror}", file=str(destination)) from error
         except BaseException:
             self.discard()
             raise

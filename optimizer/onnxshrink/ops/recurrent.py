@@ -31,6 +31,7 @@ from .rule import Channels, Context, Cut, Demand, Rewrite, Rule, State, free_sli
 from .tie import Feeds, Port, Same, Tie
 
 X, W, R, B, LENGTHS, INITIAL_H, INITIAL_C, P = range(8)
+INITIAL = (INITIAL_H, INITIAL_C)
 FUNCTIONS = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",)}
 """Activations of each direction where the node names none."""
 
@@ -131,7 +132,17 @@ class Recurrent(Contraction):
             for k, o in enumerate(node.outputs)
             if o and o not in read and o in context.graph.shapes
         ]
-        return outputs + [(node.input(i), layout.state) for i in (INITIAL_H, INITIAL_C) if node.input(i)]
+        zero = Recurrent._zero_states(node, context)
+        return outputs + [(node.input(i), layout.state) for i in INITIAL if node.input(i) and i not in zero]
+
+    @staticmethod
+    def _zero_states(node: Node, context: Context) -> set[int]:
+        """Initial states that are zero as a whole: the layer starts so without them.
+
+        torch's exporter hands parts of one tensor of zeros to all layers, which would tie their units to each other.
+        """
+        facts = {i: context.fact(node.input(i)) for i in INITIAL if node.input(i)}
+        return {i for i, fact in facts.items() if fact is not None and fact.zero().all()}
 
     def channels(self, node: Node, context: Context) -> Channels | None:
         layout = self.layout(node, context)
@@ -174,7 +185,7 @@ class Recurrent(Contraction):
         if loud.size:
             given = self._weights(node, context, W)[..., loud].astype(np.float64) @ value[loud]
         recurrent = self._nonzero(node, context, R)
-        zero_h, zero_c = (self._starts_at_zero(node, index, context, layout) for index in (INITIAL_H, INITIAL_C))
+        zero_h, zero_c = (self._starts_at_zero(node, index, context, layout) for index in INITIAL)
         found = Silence(zero_h, zero_c, zero_h, np.zeros(shape))
         while True:
             known = fixed & ~(recurrent & ~found.silent[:, None, None, :]).any(axis=-1)
@@ -311,6 +322,13 @@ class Recurrent(Contraction):
     def carriers(self, node: Node, context: Context, kept: np.ndarray) -> np.ndarray:
         return np.array([-1])
 
+    def operands(self, node: Node, context: Context, state: State) -> list[int]:
+        there = super().operands(node, context, state)
+        if self.layout(node, context) is None:
+            return there
+        zero = self._zero_states(node, context)
+        return [i for i in there if i not in zero]
+
     def reads(self, node: Node, context: Context, state: State) -> dict[int, Demand | None]:
         layout = self.layout(node, context)
         if layout is None:
@@ -328,9 +346,9 @@ class Recurrent(Contraction):
         demand = [np.ones(context.size(x, axis) or 1, bool) for axis in range(3)]
         demand[layout.x_batch] = batch
         demand[2] = self._wanted(node, context, state, layout) & ~(free & ~state.kept((x, 2)))
-        demands: dict[int, Demand | None] = {i: None for i in range(1, len(node.inputs)) if node.inputs[i]}
-        for index in (INITIAL_H, INITIAL_C):
-            if node.input(index):
+        demands: dict[int, Demand | None] = {i: None for i in self.operands(node, context, state) if i != X}
+        for index in INITIAL:
+            if index in demands:
                 whole = [batch, batch, batch]
                 whole[layout.state[0]], whole[layout.state[2]] = directions, units
                 if context.size(node.input(index), layout.state[1]) != batch.size:
@@ -359,7 +377,7 @@ class Recurrent(Contraction):
             return Rewrite()
         name, axes = self._states(node, context, layout)[0]
         directions, units = cut.indices(name, axes[0]), cut.indices(name, axes[2])
-        result = Rewrite()
+        result = Rewrite(inputs=dict.fromkeys(self._zero_states(node, context)))
         if units is not None and node.attr("hidden_size") is not None:
             result.attributes["hidden_size"] = int(units.size)
         if directions is not None:

@@ -151,12 +151,18 @@ def other_sizes(
     free = [d for d in now if d not in bound]
     inner = [d for d in free if not _is_batch(d, specs)]
     batch = [d for d in free if d not in inner]
-    # Two free sizes of an image get different values: a width taken for a height shows only then.
-    mixed = [{d: now[d] + 32 * (i % 2 + 1) for i, d in enumerate(inner)}] if inner else []
-    single = [dict.fromkeys(inner, n) for n in _sizes_for(specs, inner) if n != now[inner[0]]][:3] if inner else []
-    for resized, count in itertools.product([*mixed, *single, {}], (2, 3, 1) if batch else (1,)):
-        if resized or count > 1:
-            yield _fill(specs, {**now, **resized, **dict.fromkeys(batch, count), **bound})
+    resized: list[dict[str, int]] = [{}]
+    if inner:
+        # Two free sizes of an image get different values: a width taken for a height shows only then.
+        larger = {d: now[d] + 32 * (i % 2 + 1) for i, d in enumerate(inner)}
+        smaller = {d: max(now[d] // (2 - i % 2), 1) for i, d in enumerate(inner)}
+        even = [n for n in _sizes_for(specs, inner) if n != now[inner[0]]]
+        least = [n for n in sorted(even)[:2] if n not in even[:3]]
+        resized = [larger, *(dict.fromkeys(inner, n) for n in even[:3]), {}, smaller]
+        resized += [dict.fromkeys(inner, n) for n in least]
+    for count, change in itertools.product((2, 3, 1) if batch else (1,), resized):
+        if change or count > 1:
+            yield _fill(specs, {**now, **change, **dict.fromkeys(batch, count), **bound})
 
 
 def _is_batch(dim: str, specs: Sequence[InputSpec]) -> bool:

@@ -20,6 +20,7 @@ import onnx
 from ..errors import InputError
 from . import data as own_data
 from .compare import is_float
+from .footprint import fitting, fitting_first
 from .inputs import (
     DISTRIBUTIONS,
     INTEGER_LIMITS,
@@ -43,6 +44,8 @@ from .variants import Source
 #: Seconds of running that a verification aims at; the search for evidence may take as much again, three times over.
 BUDGET = 6.0
 _JITTERED_TRIALS = 2
+#: Other sizes that are tried until the original runs on one.
+_OTHER_SIZES = 16
 #: An output tells something if 1 % of its inputs moves it by this much of max|y|, or by this many bounds.
 _RESPONSE, _RESPONSE_BOUNDS = 3e-4, 30
 LEVELS = {"off": False, "on": True}
@@ -182,7 +185,8 @@ class Comparison:
         """Drawn inputs, every second one at other sizes where there are free dimensions."""
         others: Iterator[Shapes] = iter(())
         if any(s.dynamic for s in self.specs):
-            others = itertools.islice(other_sizes(self.specs, base.shapes, self.options.input_shapes), 10)
+            candidates = other_sizes(self.specs, base.shapes, self.options.input_shapes)
+            others = itertools.islice(fitting(self.original.model, self.original.folder, candidates), _OTHER_SIZES)
         other: Shapes | None = None
         for i, distribution in enumerate(distributions, start=1):
             for shapes in others if i % 2 and other is None else ():
@@ -219,7 +223,8 @@ class Comparison:
     def _attempts(self) -> Iterator[tuple[int, Feeds]]:
         open_range = any(s.dtype.kind in "iu" and s.limit is None and not s.values for s in self.specs)
         for limit in INTEGER_LIMITS if open_range else INTEGER_LIMITS[:1]:
-            for shapes in sizes(self.specs, self.options.input_shapes):
+            candidates = sizes(self.specs, self.options.input_shapes)
+            for shapes in fitting_first(self.original.model, self.original.folder, candidates):
                 if time.monotonic() > self.deadline:
                     return
                 yield limit, draw(self.specs, shapes, "normal", 0, limit)

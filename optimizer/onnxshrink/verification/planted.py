@@ -20,6 +20,7 @@ from ..errors import InputError, ModelError
 from ..graph.model import Model
 from ..graph.shapes import skeleton
 from ..runtime import session
+from .footprint import fitting_first
 from .inputs import Feeds, Ranges, draw, signature, sizes
 from .shapes import model_facts
 from .stability import BASES, stability
@@ -101,7 +102,7 @@ def example(
         runner = session(path, optimize=False)
     except (InputError, ModelError):
         return None
-    for shapes in sizes(specs, input_shapes):
+    for shapes in fitting_first(model, path.parent, sizes(specs, input_shapes)):
         feed = draw(specs, shapes, "uniform", 0)
         try:
             runner.run(None, dict(feed))

@@ -1,4 +1,4 @@
-"""Chains of Reshape and Transpose as one transposition: held against the chain itself, run on numbered elements.
+"""Chains of Reshape and Transpose as one movement: held against the chain itself, run on numbered elements.
 
 A chain is built from factors: each axis of the input is a product of factors, and every step regroups or moves them.
 Some factors are symbols; the chain is then run for several of their lengths.
@@ -12,10 +12,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxshrink
+from onnxshrink.channels.chains import find_chains
 from onnxshrink.channels.facts import understand
-from onnxshrink.channels.shuffle import find_selections
 from onnxshrink.graph.model import read
-from onnxshrink.graph.view import build
+from onnxshrink.graph.view import Movement, Reordered, Selected, Split, build
 from tests.zoo import oracle
 
 SYMBOLS = {"b": (1, 2, 5), "t": (3, 1, 4)}
@@ -26,11 +26,12 @@ def product(factors: list[int | str], sizes: dict[str, int]) -> int:
     return int(np.prod([f if isinstance(f, int) else sizes[f] for f in factors], dtype=np.int64))
 
 
-def random_chain(seed: int) -> tuple[onnx.ModelProto, list[list[int | str]], list[tuple[str, list]]]:
-    """A model y = chain(x), the factors of x's axes, and the chain's steps as (operator, order or groups)."""
+def random_chain(seed: int, whole: bool = False) -> onnx.ModelProto:
+    """A model y = chain(x), in which every axis of y is one factor; x has an axis of two factors if it is `whole`."""
     rng = np.random.default_rng(seed)
-    factors: list[int | str] = ["b", int(rng.choice([2, 3, 4])), "t", int(rng.choice([2, 3]))]
-    axes: list[list[int | str]] = [[f] for f in factors]
+    first, second = int(rng.choice([2, 3, 4])), int(rng.choice([2, 3]))
+    axes: list[list[int | str]] = [["b"], [first, second], ["t"]] if whole else [["b"], [first], ["t"], [second]]
+    shape = [axis[0] if len(axis) == 1 else first * second for axis in axes]
     steps: list[tuple[str, list]] = []
     for _ in range(int(rng.integers(1, 3))):
         order = [int(a) for a in rng.permutation(len(axes))]
@@ -73,53 +74,57 @@ def random_chain(seed: int) -> tuple[onnx.ModelProto, list[list[int | str]], lis
     graph = helper.make_graph(
         nodes,
         "chain",
-        [value("x", TensorProto.FLOAT, factors)],
+        [value("x", TensorProto.FLOAT, shape)],
         [value("y", TensorProto.FLOAT, None)],
         constants,
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    return model, [[f] for f in factors], steps
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-def planned(model: onnx.ModelProto) -> tuple[str, list[int]] | None:
-    """(start, order) of the transposition that the last node is planned as."""
+def planned(model: onnx.ModelProto) -> tuple[str, Movement | None]:
+    """What the last node is planned as, and the tensor that this moves."""
     context = understand(build(read(model)))
-    find_selections(context)
+    find_chains(context)
     last = context.graph.producer["y"]
-    if last.select is None or last.select[0] is not None:
-        return None
-    return last.inputs[0], [int(a) for a in last.select[1]]
+    return last.inputs[0], last.movement
 
 
-@pytest.fixture(scope="module")
-def chains() -> list[tuple[onnx.ModelProto, tuple[str, list[int]] | None]]:
-    models = [random_chain(seed)[0] for seed in range(CHAINS)]
-    return [(model, planned(model)) for model in models]
+def moved(x: np.ndarray, movement: Movement) -> np.ndarray:
+    """The movement as its definition says."""
+    if isinstance(movement, Reordered):
+        return x.transpose(movement.order)
+    if isinstance(movement, Selected):
+        return x.take(movement.index, movement.axis)
+    length = {parts[0]: x.shape[axis] for axis, parts in enumerate(movement.axes) if len(parts) == 1}
+    grid = [length.get(g, size) for g, size in enumerate(movement.sizes)]
+    return x.reshape(grid).transpose(movement.order)
 
 
-def test_what_is_planned_is_what_the_chain_does(chains: list) -> None:
-    found = 0
-    for model, plan in chains:
-        if plan is None:
-            continue
-        found += 1
-        start, order = plan
-        for b, t in zip(*SYMBOLS.values(), strict=True):
-            shape = [
-                d.dim_value or {"b": b, "t": t}[d.dim_param] for d in model.graph.input[0].type.tensor_type.shape.dim
-            ]
-            x = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
-            exposed = oracle.expose(model, [] if start == "x" else [start])
-            answer = {"x": x, **oracle.run(exposed, {"x": x})}
-            np.testing.assert_array_equal(answer["y"], answer[start].transpose(order))
-    assert found > CHAINS // 4
+def assert_planned_right(model: onnx.ModelProto, start: str, movement: Movement) -> None:
+    for b, t in zip(*SYMBOLS.values(), strict=True):
+        shape = [d.dim_value or {"b": b, "t": t}[d.dim_param] for d in model.graph.input[0].type.tensor_type.shape.dim]
+        x = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+        answer = {"x": x, **oracle.run(oracle.expose(model, [] if start == "x" else [start]), {"x": x})}
+        np.testing.assert_array_equal(answer["y"], moved(answer[start], movement))
 
 
-def test_chains_that_only_move_axes_are_found(chains: list) -> None:
+@pytest.mark.parametrize("whole", [False, True])
+def test_what_is_planned_is_what_the_chain_does(whole: bool) -> None:
+    found = []
+    for model in (random_chain(seed, whole) for seed in range(CHAINS)):
+        start, movement = planned(model)
+        if movement is not None:
+            found.append(type(movement))
+            assert_planned_right(model, start, movement)
+    assert found.count(Split if whole else Reordered) > CHAINS // 4
+
+
+def test_chains_that_only_move_axes_are_found() -> None:
     """From x to y factors only change places, and each is an axis of both: the whole chain is one transposition."""
-    for model, plan in chains:
-        assert plan is not None
-        assert plan[0] == "x", onnx.printer.to_text(model)
+    for model in (random_chain(seed) for seed in range(CHAINS)):
+        start, movement = planned(model)
+        assert isinstance(movement, Reordered)
+        assert start == "x", onnx.printer.to_text(model)
 
 
 def test_statistics_of_groups_before_opset_21() -> None:

@@ -33,7 +33,7 @@ TARGETS = {
     "ops/tie.py": 7,
     "channels/collapse.py": 2,
     "channels/negligible.py": 4,
-    "channels/shuffle.py": 3,
+    "channels/chains.py": 3,
     "channels/solve.py": 7,
     "rewrite/cut.py": 3,
     "rewrite/execute.py": 5,

@@ -179,6 +179,30 @@ def attention_packed_all() -> Net:
     return packed(True)
 
 
+@TRAPS.add(2 * HEAD, "length first, and heads counted together with the batch, as nn.MultiheadAttention", sizes=SIZES)
+def attention_heads_in_the_batch() -> Net:
+    net = Net()
+    x = net.op("Transpose", net.input("x", ("batch", "time", HIDDEN)), perm=[1, 0, 2])
+    shape = net.op("Shape", x)
+    time, batch = (net.op("Slice", shape, net.const([a]), net.const([a + 1])) for a in (0, 1))
+    together = net.op("Concat", time, net.op("Mul", batch, net.const([HEADS])), net.const([LENGTH]), axis=0)
+    apart = net.op("Concat", batch, net.const([HEADS]), time, net.const([LENGTH]), axis=0)
+
+    def heads(t: str) -> str:
+        t = net.op("Transpose", net.op("Reshape", t, together), perm=[1, 0, 2])
+        return net.op("Reshape", t, apart)
+
+    query, key = heads(dense(net, x, HIDDEN, HIDDEN)), heads(dense(net, x, HIDDEN, HIDDEN))
+    value = heads(net.known(dense(net, x, HIDDEN, HIDDEN, zero=rows(0)), rows(0), axis=2))
+    scores = net.op("MatMul", query, net.op("Transpose", key, perm=[0, 1, 3, 2]))
+    mixed = net.op("MatMul", net.op("Softmax", scores, axis=-1), value)
+    flat = net.op("Concat", time, batch, net.const([HIDDEN]), axis=0)
+    mixed = net.op("Reshape", net.op("Transpose", mixed, perm=[2, 0, 1, 3]), flat)
+    net.known(mixed, rows(0), axis=2)
+    net.unread(mixed, rows(2), axis=2)
+    return net.output(dense(net, mixed, HIDDEN, HIDDEN, unread=rows(2), name="y"))
+
+
 # --- GroupNormalization
 
 GROUPS = (0, 1, 4, 5)

@@ -14,10 +14,10 @@ from ..graph.view import Graph
 from ..ops.rule import Context
 from ..ops.tie import Port
 from . import negligible
+from .chains import find_chains
 from .collapse import collapse_branches
 from .facts import propagate, understand
 from .negligible import Negligible
-from .shuffle import find_selections
 from .solve import Solution, solve
 
 
@@ -74,7 +74,7 @@ def analyse(graph: Graph, options: Options) -> Analysis:
     plain = _propagated(_copy(work.graph), before, bounds=False)
     exact = _solved(_copied(before), options.align)[0] if found else None
     solution, aligned, replaced = _solved(work, options.align)
-    unbounded = solution if _same_knowledge(work, plain) else _solved(plain, options.align)[0]
+    unbounded = solution if _same_knowledge(work, plain) else _solved(plain, options.align, bounds=False)[0]
     changed = {item.tensor for item in found}
     return Analysis(options, before, solution, found, replaced, changed, aligned, exact or solution, unbounded)
 
@@ -96,9 +96,10 @@ def _without_negligible(before: Context, options: Options) -> tuple[Context, lis
     return work, found
 
 
-def _solved(context: Context, align: int) -> tuple[Solution, dict[Port, np.ndarray], set[str]]:
-    """Operands that are known become constants, then live and kept; with what was replaced."""
-    find_selections(context)
+def _solved(context: Context, align: int, *, bounds: bool = True) -> tuple[Solution, dict[Port, np.ndarray], set[str]]:
+    """Chains are planned, operands that are known become constants, then live and kept; with what was replaced."""
+    if find_chains(context):
+        context = _propagated(context.graph, context, bounds=bounds)
     replaced = collapse_branches(context)
     return *solve(context, align=align), replaced
 

@@ -62,7 +62,7 @@ def _collapse_output(name: str, fact: Fact, context: Context) -> set[str]:
         inputs.append(_constant(context, name, giver.index, 1, constant(times)))
     op = "Tile" if spread else "Identity"
     graph.nodes[giver.index] = replace(
-        giver, op=op, domain="", inputs=tuple(inputs), outputs=(name,), captured=(), select=None, chain=()
+        giver, op=op, domain="", inputs=tuple(inputs), outputs=(name,), captured=(), movement=None, chain=()
     )
     return set(inputs)
 

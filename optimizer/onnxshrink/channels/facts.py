@@ -157,7 +157,7 @@ def facts_of(node: Node, context: Context) -> list[Fact | None]:
     found = rule.facts(node, context)
     if all(fact is not None and fact.all_known for fact in found) or node.op in RANDOM | MISJUDGED:
         return found
-    if node.domain or node.captured or not rule.evaluable(node, context):
+    if node.domain or node.captured or node.movement is not None or not rule.evaluable(node, context):
         return found
     if rule is OLDER or (node.op in FLATTENING and context.opset < 13):
         return found

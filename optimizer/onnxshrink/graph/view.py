@@ -41,15 +41,48 @@ def is_plain_float(dtype: np.dtype) -> bool:
     return np.issubdtype(dtype, np.floating)
 
 
+@dataclass(frozen=True)
+class Selected:
+    """Slices along one axis: the input's `take(index, axis)`."""
+
+    axis: int
+    index: np.ndarray
+
+
+@dataclass(frozen=True)
+class Reordered:
+    """All axes, in another order."""
+
+    order: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Axes split in several, and these in another order.
+
+    Attributes:
+        sizes: of the axes of the grid between the two, in the order of the input's elements.
+        axes: for each axis of the input, those of the grid that it is split in; none for an axis of length one.
+        order: for each axis of the output, that of the grid.
+    """
+
+    sizes: tuple[Dim, ...]
+    axes: tuple[tuple[int, ...], ...]
+    order: tuple[int, ...]
+
+
+Movement = Selected | Reordered | Split
+
+
 @dataclass(frozen=True, eq=False)
 class Node:
     """One node. `inputs` and `outputs` are tensor ids ("" for an absent optional one); `label` is how reports and the
     map name it, and no other node of the graph.
 
     `position` is the node's place in the file (Constant nodes have none here); `captured` are outer tensors that
-    bodies of If, Loop and Scan read. A node with `select` (axis, index) stands for a chain of movements that is planned
-    as one selection of its first input, or with (None, order) as one transposition; its other inputs are the shapes
-    known at run time only that `chain`, the nodes as they are in the file, reads.
+    bodies of If, Loop and Scan read. A node with a `movement` stands for a chain that amounts to it, and is planned as
+    this one movement of its first input; its other inputs are the shapes known at run time only that `chain`, the
+    nodes as they are in the file, reads.
     """
 
     index: int
@@ -61,7 +94,7 @@ class Node:
     outputs: tuple[str, ...]
     captured: tuple[str, ...]
     proto: onnx.NodeProto = field(repr=False)
-    select: tuple[int | None, np.ndarray] | None = field(default=None, repr=False)
+    movement: Movement | None = field(default=None, repr=False)
     chain: tuple[Node, ...] = field(default=(), repr=False)
     label: str = ""
 

@@ -5,6 +5,7 @@ from . import (  # noqa: F401
     barriers,
     broadcast,
     cast,
+    chains,
     contrib_barriers,
     control_flow,
     conv,

@@ -58,7 +58,7 @@ def _finite_if(tensor: str, context: Context) -> list[str] | None:
         sound = not is_float(fact.value.dtype) or bool(np.isfinite(fact.value.astype(np.float64)).all())
         return [] if sound else None
     node = context.graph.producer.get(tensor)
-    if node is None or node.select is not None:
+    if node is None or node.movement is not None:
         return None
     if isinstance(rule_for(node), Contraction) or node.op in ATTENTIONS:
         return []
@@ -90,7 +90,7 @@ register(FiniteTest(), "IsNaN", "IsInf")
 def sums_to_one(tensor: str, context: Context) -> bool:
     """Whether every row along the last axis has the sum one: what Softmax writes, behind a guard or not."""
     node, rank = context.graph.producer.get(tensor), context.rank(tensor)
-    if node is None or node.domain or rank is None or node.select is not None:
+    if node is None or node.domain or rank is None or node.movement is not None:
         return False
     if node.op in ("Softmax", "Hardmax"):
         return int(node.attr("axis", 1 if context.opset < 13 else -1)) % rank == rank - 1

@@ -153,7 +153,7 @@ class Reduce(Rule):
             return Rewrite()
         else:
             operand = 0.0
-        return Rewrite(behind=(COMPLETED[node.op][0], np.asarray(operand, context.graph.dtypes[x])))
+        return Rewrite(behind=(COMPLETED[node.op][0], np.asarray(operand, context.graph.dtypes[x]), {}))
 
     @staticmethod
     def _reaches_zero(node: Node, context: Context, left: dict[int, np.ndarray]) -> bool:

@@ -75,10 +75,12 @@ class Context:
     def rule(self, node: Node) -> Rule:
         """The node's rule; a barrier where the rank of one of its tensors is unknown."""
         names = (*node.inputs, *node.outputs[:1], *self.read_outputs(node)[1:])
-        if node.select is not None:
-            return _RULES[SELECTION if node.select[0] is not None else REORDERING]
         rule = rule_for(node)
-        return rule if rule.barrier or all(n in self.graph.shapes for n in names if n) else _UNRANKED
+        return (
+            rule
+            if rule.barrier or node.movement is not None or all(n in self.graph.shapes for n in names if n)
+            else _UNRANKED
+        )
 
     def channels(self, node: Node) -> Channels | None:
         """What reports count of the node: None unless it is a layer with weights of its own."""
@@ -126,7 +128,7 @@ class Rewrite:
         outputs: outputs that stay, by index, where some are dropped.
         bypass: the node disappears and its first output that stays is this input.
         answer: (mask, values): elements of the only, integer, output that must go on saying what they said.
-        behind: (operator, constant): an elementwise operator of both that the only output goes through.
+        behind: (operator, constant or None, attributes): an operator of both that the only output goes through.
     """
 
     attributes: dict[str, Any] = field(default_factory=dict)
@@ -137,7 +139,7 @@ class Rewrite:
     outputs: list[int] | None = None
     bypass: int | None = None
     answer: tuple[np.ndarray, np.ndarray] | None = None
-    behind: tuple[str, np.ndarray] | None = None
+    behind: tuple[str, np.ndarray | None, dict[str, Any]] | None = None
 
 
 class Cut(Protocol):
@@ -271,8 +273,9 @@ class Rule:
         return Rewrite()
 
 
-SELECTION = ("onnxshrink", "Selection")
-REORDERING = ("onnxshrink", "Reordering")
+PLANNED = "onnxshrink"
+"""The domain of rules for planned chains, each named like what a chain amounts to (see `Node.movement`)."""
+
 _RULES: dict[tuple[str, str], Rule] = {}
 _BARRIER = Rule()
 OLDER = Rule("it is meant as only old opsets know it")
@@ -288,11 +291,15 @@ def register(rule: Rule, *operators: str, domain: str = "") -> Rule:
 
 def registered() -> dict[tuple[str, str], Rule]:
     """All rules by (domain, operator), without those for what the package itself makes of a graph."""
-    return {key: rule for key, rule in _RULES.items() if key not in (SELECTION, REORDERING)}
+    return {key: rule for key, rule in _RULES.items() if key[0] != PLANNED}
 
 
 def rule_for(node: Node) -> Rule:
-    """The rule of a node's operator; the barrier if there is none, or if the node means what no rule says."""
+    """The rule of a node's operator or of its planned movement; the barrier if there is none, or if the node means what
+    no rule says.
+    """
+    if node.movement is not None:
+        return _RULES[PLANNED, type(node.movement).__name__]
     return OLDER if _older(node) else _RULES.get((node.domain, node.op), _BARRIER)
 
 

@@ -1,19 +1,16 @@
-"""Operators whose output is the input, indexed along some axes: Slice, Gather with constant indices, and chains of
-movements that amount to one selection.
+"""Operators whose output is the input, indexed along some axes: Slice, Gather and Compress.
 
 A Slice whose positions keep a constant pace stays a Slice, otherwise it becomes a Gather; indices are renumbered.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from ..graph.view import Node, Shape, is_float
 from .fact import Fact, collapse
-from .movement import Transpose, along, axis_of, parallel
-from .rule import REORDERING, SELECTION, Context, Cut, Demand, Rewrite, Rule, State, everything, register
+from .movement import along, axis_of, parallel
+from .rule import Context, Cut, Demand, Rewrite, Rule, State, everything, register
 from .tie import Picks, Same, Tie
 
 
@@ -159,88 +156,6 @@ class Slice(Select):
         return super().ties(node, context)
 
 
-def _stays(node: Node, cut: Cut) -> bool:
-    """Whether nothing of a chain of movements goes, and the shapes that it reads are still its own."""
-    between = [inner.outputs[0] for inner in node.chain if cut.needed(inner.outputs[0])]
-    touched = (
-        cut.indices(tensor, axis) is not None
-        for tensor in (node.inputs[0], *between)
-        for axis in range(cut.context.rank(tensor) or 0)
-    )
-    return not any(touched) and not any(cut.stale(name) for inner in node.chain for name in inner.inputs[1:])
-
-
-def _dropped(node: Node) -> tuple[dict[str, Any], dict[int, np.ndarray | str | None]]:
-    """Attributes and operands of a chain that gives way to one node."""
-    return {a.name: None for a in node.proto.attribute}, dict.fromkeys(range(1, max(len(node.inputs), 2)))
-
-
-def _shapes(node: Node, context: Context, state: State) -> list[int]:
-    """The operands that a chain of movements reads as long as it stays one, its shapes."""
-    ports = [(t, a) for t in (node.inputs[0], node.outputs[0]) for a in range(context.rank(t) or 0)]
-    return list(range(1, len(node.inputs))) if all(state.kept(port).all() for port in ports) else []
-
-
-class Selection(Select):
-    """A chain of movements planned as one selection; it stays a chain unless something of it goes."""
-
-    def index(self, node: Node, context: Context) -> dict[int, np.ndarray] | None:
-        axis, index = self._selected(node)
-        return {axis: index}
-
-    def _selected(self, node: Node) -> tuple[int, np.ndarray]:
-        assert node.select is not None
-        assert node.select[0] is not None
-        return node.select[0], node.select[1]
-
-    def ties(self, node: Node, context: Context) -> list[Tie]:
-        axis, index = self._selected(node)
-        x, y = node.inputs[0], node.outputs[0]
-        return [*parallel(x, y, context, (axis,)), Picks((x, axis), (y, axis), index)]
-
-    def operands(self, node: Node, context: Context, state: State) -> list[int]:
-        return [0, *_shapes(node, context, state)]
-
-    def reads(self, node: Node, context: Context, state: State) -> dict[int, Demand | None]:
-        demands = super().reads(node, context, state)
-        return {i: demands[i] for i in self.operands(node, context, state) if i in demands}
-
-    def rewrite(self, node: Node, cut: Cut) -> Rewrite:
-        axis, index = self._selected(node)
-        if _stays(node, cut):
-            return Rewrite()
-        out = cut.indices(node.outputs[0], axis)
-        where = renumbered(index if out is None else index[out], cut.indices(node.inputs[0], axis)).astype(np.int64)
-        if where.size == (cut.shape(node.inputs[0]) or ())[axis] and (np.diff(where) == 1).all():
-            return Rewrite(bypass=0)
-        attributes, operands = _dropped(node)
-        return Rewrite({**attributes, "axis": axis}, {**operands, 1: where}, op="Gather")
-
-
-class Reordering(Transpose):
-    """A chain of movements planned as one transposition; it stays a chain unless something of it goes."""
-
-    def _order(self, node: Node, context: Context) -> list[int] | None:
-        assert node.select is not None
-        return [int(a) for a in node.select[1]]
-
-    def rewrite(self, node: Node, cut: Cut) -> Rewrite:
-        order = self._order(node, cut.context) or []
-        if _stays(node, cut):
-            return Rewrite()
-        if order == sorted(order):
-            return Rewrite(bypass=0)
-        attributes, operands = _dropped(node)
-        return Rewrite({**attributes, "perm": order}, operands, op="Transpose")
-
-    def reads(self, node: Node, context: Context, state: State) -> dict[int, Demand | None]:
-        demands = super().reads(node, context, state)
-        return {**dict.fromkeys(_shapes(node, context, state)), **demands} if demands else {}
-
-    def operands(self, node: Node, context: Context, state: State) -> list[int]:
-        return [0, *_shapes(node, context, state)]
-
-
 class Gather(Select):
     """Gather with constant indices; with computed ones the axis is pinned and the others pass."""
 
@@ -380,8 +295,6 @@ class Compress(Select):
         return Rewrite({"axis": axis}, {1: moved}, op="Gather")
 
 
-register(Selection(), SELECTION[1], domain=SELECTION[0])
-register(Reordering(), REORDERING[1], domain=REORDERING[0])
 register(Slice(), "Slice")
 register(Gather(), "Gather")
 register(Compress(), "Compress")

@@ -228,10 +228,10 @@ def _rewrite_node(
         _overwrite(raw, node.outputs[0], raw, mask, values, node.position + 1, names, edits)
         outputs = [raw]
     if rewrite.behind is not None:
-        operator, constant = rewrite.behind
+        operator, constant, attributes = rewrite.behind
         raw = names.fresh(node.outputs[0])
-        operands = [raw, names.constant(f"{raw}_{operator.lower()}", constant)]
-        edits.added.append((node.position + 1, operator, operands, [node.outputs[0]], {}))
+        operands = [raw] if constant is None else [raw, names.constant(f"{raw}_{operator.lower()}", constant)]
+        edits.added.append((node.position + 1, operator, operands, [node.outputs[0]], attributes))
         outputs = [raw]
     original = list(node.proto.input)
     while original and not original[-1]:

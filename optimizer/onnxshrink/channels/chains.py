@@ -1,22 +1,24 @@
-"""Chains of Reshape and Transpose that amount to one movement: of slices along one axis, or of whole axes.
+"""Chains of Reshape and Transpose that amount to one movement: of slices along one axis, of whole axes, or of parts.
 
 Cut one by one, the grids of such a chain cut nothing. A channel shuffle picks slices along one axis: the map from
 input to output is the chain itself, applied to an arange, and is `take(index, axis)`. Where sizes are not known every
 axis is a product of factors that the chain regroups and moves but never mixes: a shuffle moves those of one axis, an
-exporter that swaps the last two axes of an attention's keys by flattening the others reorders axes. The chain's last
-node is planned as that movement: it reads the chain's input directly, and becomes a Gather or a Transpose if something
-of it goes. If nothing does, the file keeps the chain.
+exporter that swaps the last two axes of an attention's keys by flattening the others reorders axes, and one that
+counts the heads of an attention together with an open batch splits an axis. The chain's last node is planned as that
+movement: it reads the chain's input directly, and becomes other nodes if something of it goes (ops/chains.py). If
+nothing does, the file keeps the chain.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 
 import numpy as np
 
 from ..graph.shapes import same
-from ..graph.view import Dim, Node, Shape
+from ..graph.view import Dim, Movement, Node, Reordered, Selected, Shape, Split
 from ..ops.rule import Context
 
 MOVES = {"Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Gather", "Slice", "Identity"}
@@ -26,30 +28,35 @@ DEPTH = 8
 MAX_ELEMENTS = 1 << 23
 
 
-Found = tuple[list[Node], int | None, np.ndarray]
-"""A chain, first node to last, and what it amounts to (see `Node.select`)."""
+Found = tuple[list[Node], Movement]
+"""A chain, first node to last, and what it amounts to."""
 
 
-def find_selections(context: Context) -> int:
-    """Plan chains as selections, in place in `context.graph`; returns how many were found."""
+def find_chains(context: Context) -> bool:
+    """Plan chains as the movements they amount to, in place in `context.graph`.
+
+    Returns:
+        Whether facts may say more of what is planned than of the chains: what is known of a part of an axis is lost
+        where that is counted together with a size that is not known.
+    """
     graph = context.graph
     found: dict[int, Found] = {}
     for node in graph.nodes:
         if node.op in LAST and not node.domain and node.outputs[0] not in graph.constant_only:
-            movement = _longest(_behind(node, context), context)
-            if movement is not None:
-                found[node.index] = movement
+            moved = _longest(_behind(node, context), context)
+            if moved is not None:
+                found[node.index] = moved
     while (shorter := _passing_over(found, context)) is not None:
         index, chain_left = shorter
         del found[index]
         again = _longest(chain_left, context)
         if again is not None:
             found[index] = again
-    for index, (nodes, axis, where) in found.items():
-        graph.nodes[index] = _planned(nodes, axis, where, context)
+    for index, (nodes, movement) in found.items():
+        graph.nodes[index] = _planned(nodes, movement, context)
     if found:
         graph.forget_wiring()
-    return len(found)
+    return any(isinstance(movement, Split) for _, movement in found.values())
 
 
 def _passing_over(found: dict[int, Found], context: Context) -> tuple[int, list[Node]] | None:
@@ -64,7 +71,7 @@ def _passing_over(found: dict[int, Found], context: Context) -> tuple[int, list[
         return found[node.index][0][0].inputs[:1] if node.index in found else node.inputs
 
     needed = context.graph.leading_to_outputs(read) if found else set()
-    for index, (chain, _, _) in found.items():
+    for index, (chain, _) in found.items():
         if chain[-1].outputs[0] not in needed:
             continue
         over = [k for k, node in enumerate(chain[:-1]) if node.outputs[0] in needed]
@@ -85,23 +92,23 @@ def _behind(last: Node, context: Context) -> list[Node]:
 
 
 def _longest(chain: list[Node], context: Context) -> Found | None:
-    """The longest end of a chain that is a selection, or else a permutation."""
-    for amounts_to in (_as_selection, _as_permutation):
+    """The longest end of a chain that is a selection, or else a permutation, or else a split."""
+    for amounts_to in (_as_selection, _as_permutation, _as_split):
         for first in range(len(chain) - 1):
             movement = amounts_to(chain[first:], context)
             if movement is not None:
-                return movement
+                return chain[first:], movement
     return None
 
 
-def _planned(chain: list[Node], axis: int | None, index: np.ndarray, context: Context) -> Node:
+def _planned(chain: list[Node], movement: Movement, context: Context) -> Node:
     """The node that stands for a chain."""
     operands = dict.fromkeys(name for node in chain for name in node.inputs[1:] if name)
     computed = [name for name in operands if context.array(name) is None]
-    return replace(chain[-1], inputs=(chain[0].inputs[0], *computed), select=(axis, index), chain=tuple(chain))
+    return replace(chain[-1], inputs=(chain[0].inputs[0], *computed), movement=movement, chain=tuple(chain))
 
 
-def _as_selection(chain: list[Node], context: Context) -> Found | None:
+def _as_selection(chain: list[Node], context: Context) -> Selected | None:
     """The selection that a chain with a Transpose amounts to."""
     if not any(node.op == "Transpose" for node in chain):
         return None
@@ -121,7 +128,7 @@ def _as_selection(chain: list[Node], context: Context) -> Found | None:
         index = np.unravel_index(line, source)[axis]
         if np.array_equal(numbers.take(index, axis), moved):
             identity = index.size == source[axis] and bool((np.diff(index) == 1).all())
-            return None if identity else (chain, axis, index)
+            return None if identity else Selected(axis, index)
     return None
 
 
@@ -167,18 +174,19 @@ def _applied(chain: list[Node], array: np.ndarray, context: Context) -> np.ndarr
     return array
 
 
-def _as_permutation(chain: list[Node], context: Context) -> Found | None:
+def _as_permutation(chain: list[Node], context: Context) -> Movement | None:
     """The permutation of axes, or of slices along one axis, that reshapes and transpositions of any sizes amount to."""
-    if any(node.op not in {*RESHAPES, "Transpose", "Identity"} for node in chain):
-        return None
-    factors = _factored(chain, context) if any(node.op in RESHAPES for node in chain) else None
+    factors = _factored(chain, context)
     if factors is None:
         return None
     order = factors.order()
-    if order is not None:
-        return chain, None, np.array(order)
-    shuffle = factors.shuffle()
-    return None if shuffle is None else (chain, *shuffle)
+    return factors.shuffle() if order is None else Reordered(tuple(order))
+
+
+def _as_split(chain: list[Node], context: Context) -> Split | None:
+    """The split that a chain amounts to which counts parts of an axis together with a size that is not known."""
+    factors = _factored(chain, context)
+    return None if factors is None or not factors.mixed() else factors.split()
 
 
 class _Factors:
@@ -271,8 +279,8 @@ class _Factors:
             order.append(found[0])
         return order if len(order) == len(before) else None
 
-    def shuffle(self) -> tuple[int, np.ndarray] | None:
-        """The one axis along which slices changed places, and which slice of the first tensor each one is."""
+    def shuffle(self) -> Selected | None:
+        """The selection along the one axis whose slices changed places; None if that is not all that happened."""
         before, after = self.axes[0], self.axes[-1]
         if len(before) != len(after):
             return None
@@ -284,13 +292,39 @@ class _Factors:
         if len(sizes) < len(own):
             return None
         numbers = np.arange(math.prod(sizes)).reshape(sizes)
-        return moved[0], numbers.transpose([own.index(f) for f in now]).reshape(-1)
+        return Selected(moved[0], numbers.transpose([own.index(f) for f in now]).reshape(-1))
+
+    def mixed(self) -> bool:
+        """Whether a tensor on the way has an axis of several factors, some known and some not."""
+        return any(
+            {isinstance(self.sizes[f], int) for f in axis} == {True, False} for axes in self.axes[1:-1] for axis in axes
+        )
+
+    def split(self) -> Split | None:
+        """Every axis of the last tensor as one factor of the first one's; None where it has more.
+
+        None also where a Reshape cannot say the factors: of those whose size is not known one may be new.
+        """
+        before, after = self.axes[0], self.axes[-1]
+        if any(len(axis) > 1 for axis in after):
+            return None
+        grid = [f for axis in before for f in axis]
+        place = {f: g for g, f in enumerate(grid)}
+        axes = tuple(tuple(place[f] for f in axis) for axis in before)
+        sizes = [self.sizes[f] for f in grid]
+        new = [g for g, size in enumerate(sizes) if not isinstance(size, int) and (g >= len(axes) or axes[g] != (g,))]
+        ones = itertools.count(len(grid))
+        order = tuple(place[axis[0]] if axis else next(ones) for axis in after)
+        sizes += [1] * (len(order) - len(grid))
+        return Split(tuple(sizes), axes, order) if len(new) <= 1 else None
 
 
 def _factored(chain: list[Node], context: Context) -> _Factors | None:
-    """The factors of a chain of reshapes and transpositions; None where one of them mixes factors."""
+    """The factors of a chain of reshapes and transpositions; None where one of them mixes factors, or none reshapes."""
+    if any(node.op not in {*RESHAPES, "Transpose", "Identity"} for node in chain):
+        return None
     shape = context.shape(chain[0].inputs[0])
-    if shape is None or any(d is None for d in shape):
+    if shape is None or any(d is None for d in shape) or not any(node.op in RESHAPES for node in chain):
         return None
     factors = _Factors(shape)
     for node in chain:

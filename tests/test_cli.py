@@ -666,7 +666,8 @@ def test_what_nobody_foresaw_is_one_line(model: Path, tmp_path: Path, monkeypatc
     answer = run("optimize", model, tmp_path / "out.onnx")
     assert answer.code == 1
     assert answer.err.splitlines() == [
-        "onnxshrink: internal error, RuntimeError: two lines; please report it (--traceback shows where)"
+        "onnxshrink: internal error, RuntimeError: two lines; "
+        "please report it (`onnxshrink --traceback COMMAND ...` shows where)"
     ]
     assert list(contents(tmp_path)) == ["model.onnx"]
     monkeypatch.setattr(sys, "argv", ["onnxshrink", "--traceback", "optimize", str(model), str(tmp_path / "out.onnx")])

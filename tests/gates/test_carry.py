@@ -43,6 +43,54 @@ def test_a_gated_network_is_cut_as_its_file_was(name, tmp_path):
     assert {name: own[name] for name in rows} == rows
 
 
+class Block(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = torch.nn.Conv2d(8, 6, 3, padding=1), torch.nn.Conv2d(6, 8, 3, padding=1)
+
+    def forward(self, x):
+        return x + 0.1 * self.b(self.a(x).relu())
+
+
+@pytest.mark.parametrize("others", [0, 2])
+def test_a_branch_that_the_file_does_not_have_goes(others, tmp_path):
+    """None of its weights is in the map, which may have nothing else."""
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 1), torch.nn.ReLU(), Block(), Block(), torch.nn.Conv2d(8, 2, 1))
+    example = torch.randn(2, 3, 8, 8)
+    gated = gates.augment(network, example).eval()
+    gated.gates["2/a"].mask.zero_()
+    gated.gates["3/a"].mask[:others] = 0
+    small, result = check(gated, tmp_path / "model.onnx", example)
+    assert {"2.a.weight", "2.b.weight"} <= set(result.map["gone"])
+    own, removed = ({k: p.shape for k, p in net.named_parameters()} for net in (small, gates.removed(gated, example)))
+    assert own == removed
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_closed_heads_of_torch_s_attention_go(first, tmp_path):
+    """Whose file counts heads together with the batch."""
+
+    class Attending(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.into, self.out = torch.nn.Linear(5, 12), torch.nn.Linear(12, 3)
+            self.attention = torch.nn.MultiheadAttention(12, 3, batch_first=first)
+
+        def forward(self, x):
+            y = self.into(x)
+            return self.out(y + self.attention(y, y, y, need_weights=False)[0])
+
+    torch.manual_seed(0)
+    example = torch.randn(2, 4, 5)
+    gated = gates.augment(Attending(), example).eval()
+    gated.gates["attention"].mask[1] = 0
+    small, result = check(gated, tmp_path / "model.onnx", example)
+    assert result.map["weights"]
+    sizes = [sum(p.numel() for p in net.parameters()) for net in (small, gates.removed(gated, example))]
+    assert sizes[0] == sizes[1] < sum(p.numel() for p in gated.network.parameters())
+
+
 def test_alignment_is_carried_over(tmp_path):
     network, example = made("vgg")
     gated = gates.augment(network, example).eval()
@@ -63,6 +111,19 @@ def test_constants_go_where_the_file_has_them(tmp_path):
     assert result.plan.removed["known"] > 8
     assert {item.into for item in result.plan.absorbed} >= {"bias"}
     assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in network.parameters())
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_constants_go_into_the_group_that_read_them(kernel, tmp_path):
+    torch.manual_seed(0)
+    grouped = torch.nn.Conv2d(8, 8, kernel, padding=kernel // 2, groups=2)
+    layers = torch.nn.Conv2d(3, 8, 1), torch.nn.BatchNorm2d(8), torch.nn.ReLU(), grouped, torch.nn.ReLU()
+    network = torch.nn.Sequential(*layers, torch.nn.Conv2d(8, 2, 1)).eval()
+    with torch.no_grad():
+        network[1].weight[[1, 2, 5, 6]] = 0
+        network[1].bias[[1, 2, 5, 6]] = torch.tensor([0.7, 0.2, 0.4, 0.9])
+    _, result = check(network, tmp_path / "model.onnx", torch.randn(2, 3, 6, 6))
+    assert {item.into for item in result.plan.absorbed} == {"bias" if kernel == 1 else "carrier"}
 
 
 def test_a_carrier_carries(tmp_path):

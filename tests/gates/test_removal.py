@@ -2,6 +2,8 @@
 add to operators that count sizes.
 """
 
+import copy
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -230,7 +232,32 @@ class Tied(nn.Module):
         return functional.linear(y, self.encoder.weight.mT)
 
 
+class Cropped(nn.Module):
+    """Parts of the channels, counted from both ends."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last, self.other = nn.Conv2d(3, 16, 1), nn.Conv2d(12, 3, 1), nn.Conv2d(12, 3, 1)
+
+    def forward(self, x):
+        x = self.first(x)
+        return self.last(x.narrow(1, 2, 12)) + self.other(functional.pad(x, (0, 0, 0, 0, -3, -1)))
+
+
+class Squeezed(nn.Module):
+    """All axes of length one go, and one that a cut makes so long does not."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 2, 1), nn.Linear(2, 3)
+
+    def forward(self, x):
+        return self.last(self.first(x).relu().mean((2, 3), keepdim=True).squeeze())
+
+
 CUT = {
+    "parts of the channels": (Cropped, (2, 3, 5, 5), {"first": 16}),
+    "one channel is left": (Squeezed, (2, 3, 5, 5), {"first": 2}),
     "places of a pooling": (Unpooled, (2, 3, 10, 10), {"first": 8}),
     "no batch": (WithoutBatch, (2, 3, 12), {"first": 8, "second": 8}),
     "shared heads": (SharedHeads, (2, 5, 8), {"q": 3, "inner": 10}),
@@ -258,3 +285,90 @@ def test_a_part_with_a_name_of_torch_fx_is_told(name):
     with pytest.raises(InputError, match=rf"`{name}` of Sequential.*another name"):
         gates.augment(network, torch.zeros(2, 8))
     assert list(gates.augment(nn.Sequential(network), torch.zeros(2, 8)).gates) == [f"0/{name}"]
+
+
+class Named(nn.Module):
+    """Parts that have the names which a cut would give to its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.outputs, self.dropout_module = nn.Linear(8, 6), nn.Linear(6, 4), nn.Linear(4, 4)
+        self.dropout = nn.Dropout(0.0)
+
+    def forward(self, x):
+        y = self.outputs(self.first(x).relu())
+        return {"y": self.dropout_module(self.dropout(y)), "x": y}
+
+
+def test_parts_keep_their_names():
+    torch.manual_seed(0)
+    example = torch.randn(2, 8)
+    gated = gated_half(Named(), example).eval()
+    for small in (gates.removed(gated, example).eval(), gates.collapse(gated, example).gated.eval()):
+        for key, value in gated(example).items():
+            assert difference(value, small(example)[key]) < 1e-5
+
+
+def test_frozen_parts_stay_frozen():
+    torch.manual_seed(0)
+    backbone = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.5))
+    network, example = (
+        nn.Sequential(backbone, nn.Conv2d(8, 6, 1), nn.BatchNorm2d(6), nn.ReLU()),
+        torch.randn(4, 3, 5, 5),
+    )
+    gated = gated_half(nn.Sequential(network, nn.Conv2d(6, 2, 1)), example).train()
+    backbone.eval()
+    for small in (gates.removed(gated, example), gates.collapse(gated, example).gated):
+        assert difference(gated(example), small(example)) < 1e-5
+
+
+@pytest.mark.parametrize("momentum", [None, 0.3])
+def test_statistics_go_on_as_they_would(momentum):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8, momentum=momentum), nn.ReLU(), nn.Conv2d(8, 2, 1))
+    example = torch.randn(4, 3, 5, 5)
+    gated = gated_half(network, example)
+    gated(example)
+    for small in (gates.removed(gated, example), gates.collapse(gated, example).gated):
+        again = copy.deepcopy(gated)
+        for one in (again, small):
+            one.train()(example + 3)
+        assert difference(again.eval()(example), small.eval()(example)) < 1e-5
+        assert [int(b) for name, b in small.named_buffers() if name.endswith("num_batches_tracked")] == [2]
+
+
+class Centred(nn.Module):
+    """A running mean of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("centre", torch.zeros(6))
+
+    def forward(self, x):
+        y = x - self.centre
+        if self.training:
+            self.centre.copy_(0.9 * self.centre + 0.1 * x.detach().mean(0))
+        return y
+
+
+def test_a_buffer_that_is_not_written_any_more_is_told():
+    network = nn.Sequential(nn.Linear(3, 6), Centred(), nn.Linear(6, 2))
+    with pytest.warns(UserWarning, match="writes into its buffer `1.centre` in training"):
+        gates.augment(network, torch.randn(2, 3))
+
+
+def test_a_layer_behind_a_normalized_length_keeps_its_gate():
+    torch.manual_seed(0)
+
+    class Length(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)
+
+        def forward(self, x):
+            return self.last(functional.normalize(self.first(x), dim=1))
+
+    gated = gated_half(Length(), torch.randn(2, 3, 5, 5))
+    assert {name: gate.units for name, gate in gates.collapse(gated, torch.randn(2, 3, 5, 5)).gated.gates.items()} == {
+        "first": 4
+    }

@@ -57,7 +57,7 @@ def main() -> None:
             raise
         click.echo(
             f"onnxshrink: internal error, {type(error).__name__}: {short(error)}; "
-            "please report it (--traceback shows where)",
+            "please report it (`onnxshrink --traceback COMMAND ...` shows where)",
             err=True,
         )
         sys.exit(1)

@@ -39,14 +39,16 @@ def apply(network: nn.Module, mapping: Mapping[str, Any], example: Tensor | tupl
         example: inputs to trace with, with a batch of at least 2.
 
     Raises:
-        InputError: the map has another version, none of its weights is a parameter of the network, sizes differ, or
-            parameters are shared or equal, so that no parameter can be what the file's constants are.
+        InputError: the map has another version or no weights, none of them is a parameter of the network, sizes
+            differ, or parameters are shared or equal, so that no parameter can be what the file's constants are.
 
     Warns:
         UserWarning: weights of layers that the map makes smaller are not the network's.
     """
     if mapping.get("version") != VERSION:
         raise InputError(f"this is a map of version {mapping.get('version')}, expected {VERSION}")
+    if "weights" not in mapping:
+        raise InputError("this map has no weights", cure="give what --map wrote, as json.load reads it")
     inputs = example if isinstance(example, tuple) else (example,)
     plain = folded(network) if isinstance(network, Gated) else copy.deepcopy(network)
     shapes = {name: tuple(p.shape) for name, p in plain.named_parameters()}
@@ -57,6 +59,7 @@ def apply(network: nn.Module, mapping: Mapping[str, Any], example: Tensor | tupl
     _tell_strangers(mapping, {*shapes, *dict(plain.named_buffers())})
     coupling = couple(plain, inputs)
     _keep_shared(closed, mapping, coupling)
+    _close_gone(closed, {names[name] for name in map(_plainly, mapping.get("gone", ())) if name in names}, coupling)
     _absorb(plain, mapping, coupling)
     closed = _whole_units(plain, closed, coupling)
     small = cut(plain, inputs, closed)
@@ -75,11 +78,16 @@ def _of_parameter(entry: Mapping[str, Any], names: Mapping[str, str]) -> Mapping
     source = entry["source"] or ""
     if source in names:
         return {**entry, "source": names[source]}
-    name = source.removesuffix(TRANSPOSED)
+    name = _plainly(source)
     if name not in names:
         return entry
     turned = {str(1 - int(axis)): indices for axis, indices in entry["axes"].items()}
     return {**entry, "source": names[name], "axes": turned, "turned": True}
+
+
+def _plainly(constant: str) -> str:
+    """The name of the parameter that a constant of the file is, which may be transposed there."""
+    return constant.removesuffix(TRANSPOSED)
 
 
 def _tell_strangers(mapping: Mapping[str, Any], known: Collection[str]) -> None:
@@ -171,8 +179,9 @@ def closed_by(mapping: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]])
         InputError: nothing of the map belongs to the network, or a parameter has another size than the map says.
     """
     closed: dict[str, dict[int, Tensor]] = {}
-    entries = [entry for entry in mapping["weights"] if entry["source"] in shapes]
-    if mapping["weights"] and not entries:
+    own = [entry for entry in mapping["weights"] if not (entry["source"] or "").endswith("@known")]
+    entries = [entry for entry in own if entry["source"] in shapes]
+    if own and not entries:
         raise InputError(
             "none of the map's weights is a parameter of the network",
             cure="export with torch.onnx.export or onnxshrink.gates.export, which keep the names",
@@ -190,6 +199,22 @@ def closed_by(mapping: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]])
             before = closed.setdefault(name, {}).get(axis)
             closed[name][axis] = gone if before is None else before & gone
     return closed
+
+
+def _close_gone(closed: dict[str, dict[int, Tensor]], gone: Collection[str], coupling: Coupling) -> None:
+    """Close what layers that the file does not have make and read, in place, as far as no other layer does either.
+
+    Such are the inner units of a branch of which nothing is left.
+    """
+    weights = {name for name, _ in coupling.layers}
+    stay = {0}
+    for name in weights - set(gone):
+        for axis, units in coupling.axes.get(name, {}).items():
+            mask = closed.get(name, {}).get(axis, torch.zeros(len(units), dtype=torch.bool))
+            stay.update(units[~mask].tolist())
+    for name in weights & set(gone):
+        for axis, units in coupling.axes.get(name, {}).items():
+            closed.setdefault(name, {})[axis] = torch.tensor([unit not in stay for unit in units.tolist()])
 
 
 @torch.no_grad()
@@ -217,27 +242,39 @@ def _absorb(network: nn.Module, mapping: Mapping[str, Any], coupling: Coupling) 
     """Put constants that vanish into the layers that read them, in place."""
     parameters = dict(network.named_parameters())
     layers = {
-        entry["node"]: entry["source"]
-        for entry in mapping["weights"]
-        if entry["input"] == 1 and entry["source"] in parameters
+        entry["node"]: entry for entry in mapping["weights"] if entry["input"] == 1 and entry["source"] in parameters
     }
     for item in mapping["absorbed"]:
         if item["into"] == "nothing":
             continue
-        name = layers.get(item["node"])
-        if name is None:
+        entry = layers.get(item["node"])
+        if entry is None:
             raise InputError(
                 f"constants were absorbed by {item['node']}, whose weight is no parameter of the network", cure=CLOSE
             )
-        weight = parameters[name].data
-        rows = weight.flatten(2).sum(2) if weight.dim() > 2 else weight  # [out, in]
+        weight = _inputs_first(parameters[entry["source"]].data, entry)
         values = torch.tensor(item["values"], dtype=weight.dtype, device=weight.device)
-        if item["into"] == "carrier":
-            ratio = (values / item["carried_value"]).view(1, -1, *[1] * (weight.dim() - 2))
-            weight[:, item["carrier"]] += (weight[:, item["slices"]] * ratio).sum(1)
-        else:
-            _shift(network, item["node"], name, rows[:, item["slices"]] @ values, coupling)
-            weight[:, item["slices"]] = 0
+        added = weight.new_zeros(weight.shape[0], weight.shape[2])
+        for slice_, value in zip(item["slices"], values, strict=True):
+            group, place = divmod(slice_, weight.shape[1])
+            if item["into"] == "carrier":
+                weight[group, item["carrier"] % weight.shape[1]] += weight[group, place] * value / item["carried_value"]
+            else:
+                added[group] += weight[group, place].reshape(weight.shape[2], -1).sum(1) * value
+            weight[group, place] = 0  # also where the slice is coupled with others here, and stays
+        if item["into"] == "bias":
+            _shift(network, item["node"], entry["source"], added.flatten(), coupling)
+
+
+def _inputs_first(weight: Tensor, entry: Mapping[str, Any]) -> Tensor:
+    """The weight of a layer as [groups, inputs of a group, outputs of a group, ...], a view."""
+    groups = entry["group"]["before"] if "group" in entry else 1
+    grouped = weight.unflatten(0, (groups, -1))
+    turned = bool(entry.get("transposed")) != bool(
+        entry.get("turned")
+    )  # [outputs, inputs], where a product has them so
+    product_first = entry["op"] == "ConvTranspose" or (entry["op"] != "Conv" and not turned)
+    return grouped if product_first else grouped.transpose(1, 2)
 
 
 def _layer_of(network: nn.Module, weight: str, what: str, cure: str) -> Any:

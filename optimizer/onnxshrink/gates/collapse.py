@@ -68,7 +68,6 @@ def collapse(gated: Gated, example: Tensor | tuple[Tensor, ...]) -> Collapsed:
 def _collapsed(gated: Gated, inputs: tuple[Tensor, ...]) -> Collapsed:
     coupling, closed = gated.coupling, closed_slices(gated)
     network = cut(gated.network, inputs, closed, gated.parameters_with_gates())
-    network.train(gated.training)
     found = couple(network, inputs)
     slices = {
         name: {axis: (~mask).nonzero()[:, 0] for axis, mask in axes.items()}
@@ -96,7 +95,8 @@ def _collapsed(gated: Gated, inputs: tuple[Tensor, ...]) -> Collapsed:
         rows[key] = row.cpu()
     smaller = Gated(network, found, gates, list(classes.values())).to(alphas.device)
     _keep_function(gated, smaller, slices)
-    return Collapsed(smaller.train(gated.training), slices, rows)
+    smaller.training = gated.training  # its parts have their modes, which may be others, such as that of a frozen part
+    return Collapsed(smaller, slices, rows)
 
 
 @torch.no_grad()

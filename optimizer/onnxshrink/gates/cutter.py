@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import copy
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.fx import Node
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from ..errors import InputError
 from .attention import attention_of
 from .coupling import Trace, handler_of
 from .elementwise import ELEMENTWISE
-from .labels import compress
+from .labels import compress, shape_of
 from .layers import convolution, linear, transposed
 from .left import Left
 from .modes import DROPOUTS, SETTLED
-from .movement import LIKE, concat, movement, spatial, stack
-from .nodes import argument
+from .movement import LIKE, concat, stack
+from .nodes import argument, out_of_place
 from .parts import Packed, dropout, move
 from .remake import Remade, Remake
 from .selection import Selection
@@ -48,13 +51,15 @@ class Cutter:
         constants = {name: value for name, value in program.constants.items() if isinstance(value, Tensor)}
         self.tensors = {**constants, **dict(network.named_parameters()), **dict(network.named_buffers())}
         self.factored = {**self.tensors, **factored}
-        self.training = network.training
+        self.network = network
+        self.taken = {*self.tensors, *(name for name, _ in network.named_modules())}
+        self.modes: dict[str, bool] = {}
         self.source, self.regions = program.graph, program.graph_module
         self.packing = program.call_spec.out_spec
         self.root = nn.Module()
         self.graph = fx.Graph()
         self.new: dict[Node, Any] = {}
-        self.constant: dict[Node, Tensor] = {}
+        self.constant: dict[Node, Any] = {}  # a tensor, with length one where nothing varies, or several of these
         self.dead: set[Node] = set()
         self.layers: dict[tuple[tuple[str, str], ...], str] = {}
         self.remake = Remake(self.trace, self.left)
@@ -76,7 +81,9 @@ class Cutter:
         module.graph.eliminate_dead_code()
         module.recompile()
         module.delete_all_unused_submodules()
-        module.train(self.training)
+        module.train(self.network.training)
+        for name, part in module.named_modules():
+            part.training = self.modes.get(name, part.training)
         return module
 
     # what stays
@@ -124,8 +131,8 @@ class Cutter:
         return found
 
     def _unused(self, name: str) -> str:
-        """A name that no tensor of the network has."""
-        while name in self.tensors:
+        """A name that no tensor or module of the network has."""
+        while name in self.taken:
             name += "_again"
         return name
 
@@ -164,7 +171,8 @@ class Cutter:
         if found.arguments is not None and not owned:
             self.new[node] = self.graph.call_function(node.target, self._argument(found.arguments))
             return
-        target = owner if owner and type(self._module(owner.split("."))) is nn.Module else f"{node.name}_layer"
+        there = owner and type(self._module(owner.split("."))) is nn.Module
+        target = owner if there else self._unused(f"{node.name}_layer")
         *path, leaf = target.split(".")
         key = tuple(names.items())
         if key in self.layers:
@@ -177,7 +185,17 @@ class Cutter:
             move(before, layer)
             setattr(self._module(path), leaf, layer)
             self.layers[key] = target
+            self.modes[target] = self._source(node).training
+            if isinstance(layer, BatchNorm) and isinstance(source := self._source(node), BatchNorm):
+                layer.momentum = source.momentum
+                layer.num_batches_tracked = copy.deepcopy(source.num_batches_tracked)
         self.new[node] = self.graph.call_module(target, (self._value(node.args[0]),))
+
+    def _source(self, node: Any) -> nn.Module:
+        """The module in whose forward pass an operator is."""
+        stack = list((node.meta.get("nn_module_stack") or {}).values())
+        path = re.sub(r"@\d+", "", stack[-1][0]) if stack else ""  # of a module's second use, torch says `NAME@1`
+        return self.network.get_submodule(path)
 
     def _copy(self, node: Any) -> None:
         if node not in self.trace.live:
@@ -212,8 +230,9 @@ class Cutter:
         elif node.target is aten.scaled_dot_product_attention.default:
             self._module_of(node, *attention_of(node))
         elif node.target in LIKE:
-            arguments = self._whole(node.args[0]), self._shape(node)
-            self.new[node] = self.graph.call_function(LIKE[node.target], arguments)
+            gone = node.args[1] in self.dead or node.args[1] in self.constant
+            target, like = (LIKE[node.target], self._shape(node)) if gone else (node.target, self._value(node.args[1]))
+            self.new[node] = self.graph.call_function(target, (self._whole(node.args[0]), like))
         elif (found := self.remake(node)) is not None:
             self._layer(node, found)
         else:
@@ -221,13 +240,16 @@ class Cutter:
 
     def _module_of(self, node: Node, module: nn.Module, arguments: tuple[Any, ...]) -> None:
         """A module without tensors of its own, in place of an operator."""
-        name = f"{node.name}_module"
+        name = self._unused(f"{node.name}_module")
         self.root.add_module(name, module)
+        self.modes[name] = self._source(node).training
         self.new[node] = self.graph.call_module(name, self._argument(arguments))
 
     def _call(self, node: Any, handler: Any, widths: dict[int, Tensor]) -> None:
         """An operator as it was, with the sizes that are left."""
         target, arguments, keywords = self.left.resized(node, widths)
+        if arguments and arguments[0] in self.constant:
+            target = out_of_place(target)
         value = self._value if handler in ELEMENTWISE and self._covered(node) else self._whole
         arguments, keywords = fx.map_arg((arguments, keywords), value)
         self.new[node] = self.graph.call_function(target, arguments, keywords)
@@ -291,46 +313,62 @@ class Cutter:
 
     def _settle(self, node: Any, handler: Any, lost: list[Node]) -> None:
         """What reads nothing that is left is a constant: the bias, shifted and activated as the network does."""
-        if not isinstance(node.meta["val"], Tensor):
-            raise self._indispensable(node)
-        rank = node.meta["val"].dim()
-        column = [1] * rank
-        if handler in (convolution, transposed, linear):
-            if not lost:
-                raise self._indispensable(node)  # a constant plane is uneven behind a padded or transposed layer
-            bias = self.trace.named(node.args[2]) if len(node.args) > 2 else None
-            dims = 0 if handler is linear else len(self.trace.shapes[self._name(node.args[1])]) - 2
-            axis = rank - dims - 1  # without a batch, channels come first
-            column[axis] = -1
-            if bias is not None:
-                value = self.sliced(bias, constant=True)
-            else:
-                value = self.tensors[self._name(node.args[1])].new_zeros(self.left.width(node, axis))
-            self.constant[node] = value.reshape(column)
-        elif lost:
-            self.dead.add(node)
-        elif node.target is aten.batch_norm.default:
-            x, *tensors = node.args[:5]
-            scale, shift, mean, variance = (None if n is None else self._known(n) for n in tensors)
-            known = self.constant[x]
-            whole = known.expand(known.shape[0], self.left.width(node, 1), *known.shape[2:])
-            settled = nn.functional.batch_norm(whole, mean, variance, scale, shift, eps=float(node.args[7]))
-            self.constant[node] = settled
-        elif node.target in DROPOUTS or handler is spatial:
-            self.constant[node] = self.constant[node.args[0]]
-        elif handler in ELEMENTWISE:
-            arguments = fx.map_arg(node.args, self._known)
-            self.constant[node] = node.target(*arguments, **node.kwargs)
-        elif handler is movement:
-            target, arguments, keywords = self.left.resized(node, self.left.widths(node))
-            x, *rest = fx.map_arg(arguments, lambda n: self._known(n) if n in self.constant else int(n.meta["val"]))
-            source: Any = node.args[0]
-            sizes = [int(size) for size in source.meta["val"].shape]
-            for axis, mask in self.left.widths(source).items():
-                sizes[axis] = int(mask.sum())
-            self.constant[node] = compress(target(x.expand(sizes).contiguous(), *rest, **keywords))
+        if lost and handler in (convolution, transposed, linear):
+            self.constant[node] = self._bias(node, handler)
+        elif handler in (concat, stack):
+            parts = [self._full(part) for part in node.args[0] if part not in self.dead]
+            join = torch.stack if node.target is aten.stack.default else torch.cat
+            self.constant[node] = compress(join(parts, int(argument(node, 1, "dim", 0))))
         else:
+            found = self._computed(node)
+            uneven = handler in (convolution, transposed) and any(n > 1 for n in found.shape[2:])
+            if uneven:  # a plane behind a padded layer has other values at its borders: more numbers than weights
+                raise self._indispensable(node)
+            self.constant[node] = found
+
+    def _bias(self, node: Any, handler: Any) -> Tensor:
+        """What a layer makes of zeros."""
+        bias = self.trace.named(node.args[2]) if len(node.args) > 2 else None
+        rank = node.meta["val"].dim()
+        dims = 0 if handler is linear else len(self.trace.shapes[self._name(node.args[1])]) - 2
+        axis = rank - dims - 1  # without a batch, channels come first
+        column = [-1 if place == axis else 1 for place in range(rank)]
+        if bias is not None:
+            return self.sliced(bias, constant=True).reshape(column)
+        return self.tensors[self._name(node.args[1])].new_zeros(self.left.width(node, axis)).reshape(column)
+
+    def _computed(self, node: Any) -> Any:
+        """What an operator makes of constants, computed in evaluation and at the sizes that it was traced at.
+
+        A branch of which nothing is left is zero; what reads it and is there is as large as ever.
+        """
+        target, arguments, keywords = node.target, node.args, node.kwargs
+        if not any(n in self.dead for n in node.all_input_nodes):
+            target, arguments, keywords = self.left.resized(node, self.left.widths(node))
+        if target is aten.batch_norm.default:
+            arguments = (*arguments[:5], arguments[3] is None, *arguments[6:])
+        elif target in DROPOUTS:
+            return self.constant[node.args[0]]
+        elif torch.Tag.nondeterministic_seeded in getattr(target, "tags", ()):
             raise self._indispensable(node)
+        arguments, keywords = fx.map_arg((tuple(arguments), dict(keywords)), self._full)
+        try:
+            found = target(*arguments, **keywords)
+        except (RuntimeError, IndexError) as error:
+            raise self._indispensable(node) from error
+        return compress(found) if isinstance(found, Tensor) else found
+
+    def _full(self, node: Any) -> Any:
+        """The value of a constant or a parameter at its size, zeros of a branch that is gone, or a size."""
+        value = node.meta.get("val")
+        if node in self.dead:
+            return torch.zeros(shape_of(node), dtype=value.dtype, device=value.device)
+        if node not in self.constant:
+            return self._known(node) if isinstance(value, Tensor) else int(value)
+        known = self.constant[node]
+        if not isinstance(known, Tensor):
+            return known
+        return known.expand([self.left.width(node, axis) for axis in range(known.dim())]).clone()
 
     def _known(self, node: Any) -> Tensor:
         """The value of a constant or a parameter."""

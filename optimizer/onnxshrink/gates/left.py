@@ -73,8 +73,12 @@ class Left:
             axis = int(rest[0]) % x.meta["val"].dim()
             shape = [int(widths[axis + k].sum()) if axis + k in widths else size for k, size in enumerate(rest[1])]
             return node.target, (x, axis, shape), node.kwargs
-        if node.target in (aten.slice.Tensor, aten.select.int):
+        if node.target in (aten.slice.Tensor, aten.select.int, aten.narrow.default):
             return self._picked(node)
+        if node.target in (aten.pad.default, aten.constant_pad_nd.default):
+            return node.target, (x, self._cropped(x, rest[0]), *rest[1:]), node.kwargs
+        if node.target is aten.squeeze.default:  # of the axes that had length one, not of those that have now
+            return aten.squeeze.dims, (x, [a for a, size in enumerate(x.meta["val"].shape) if size == 1]), {}
         if node.target is operator.getitem and x.target is aten.unbind.int:
             source, axis = x.args[0], int(argument(x, 1, "dim", 0))
             return node.target, (x, self._moved(source, axis, node.args[1])), {}
@@ -100,7 +104,7 @@ class Left:
         return node.target, node.args, node.kwargs
 
     def _picked(self, node: Any) -> tuple[Any, Any, Any]:
-        """Slice and select count among what stays."""
+        """Slice, select and narrow count among what stays."""
         x: Any = node.args[0]
         axis = int(node.args[1]) % x.meta["val"].dim() if len(node.args) > 1 else 0
         before = self.widths(x)
@@ -108,10 +112,22 @@ class Left:
             return node.target, node.args, node.kwargs
         if node.target is aten.select.int:
             return node.target, (x, axis, self._moved(x, axis, node.args[2])), {}
+        if node.target is aten.narrow.default:
+            start, end = (self._moved(x, axis, place) for place in (node.args[2], node.args[2] + node.args[3]))
+            return node.target, (x, axis, start, end - start), {}
         start, end = argument(node, 2, "start"), argument(node, 3, "end")
         size = before[axis].numel()
         places = (self._moved(x, axis, place) for place in (start or 0, size if end is None else end))
         return node.target, (x, axis, *places), {}
+
+    def _cropped(self, x: Any, amounts: list[Any]) -> list[Any]:
+        """What a padding adds or, where it is negative, takes away at both ends of each axis, the last axis first."""
+        found, before = list(amounts), self.widths(x)
+        for place, amount in enumerate(amounts):
+            mask = before.get(x.meta["val"].dim() - 1 - place // 2)
+            if mask is not None and isinstance(amount, int) and amount < 0:
+                found[place] = -int((mask[amount:] if place % 2 else mask[:-amount]).sum())
+        return found
 
     def _moved(self, node: Any, axis: int, index: Any) -> int:
         """Where a place along an axis of an activation is after the cut: how many slices before it stay."""

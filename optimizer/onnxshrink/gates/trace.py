@@ -19,7 +19,7 @@ from torch.fx import Node
 from ..errors import InputError, short
 from .modes import MODES, SETTLED
 from .nodes import argument
-from .writes import functional
+from .writes import functional, updated
 
 aten = torch.ops.aten
 PLAIN = {aten.max.dim: aten.amax.default, aten.min.dim: aten.amin.default}
@@ -39,8 +39,8 @@ def trace(network: nn.Module, example: tuple[Tensor, ...], *, free_batch: bool =
             that torch.fx, which holds what is cut, has for something else.
 
     Warns:
-        UserWarning: the module's code does other things in training than in evaluation, or its layers cannot be told
-            from their own writes in place.
+        UserWarning: the module's code does other things in training than in evaluation, writes into a buffer of its
+            own, or its layers cannot be told from their own writes in place.
     """
     own, held = [*network._modules, *network._parameters, *network._buffers], fx.GraphModule(nn.Module(), fx.Graph())
     if taken := [name for name in own if hasattr(held, name)]:
@@ -55,6 +55,11 @@ def trace(network: nn.Module, example: tuple[Tensor, ...], *, free_batch: bool =
     except InputError:
         training = None
     what = "does other things in training than in evaluation, such as stochastic depth"
+    if training is not None and (names := updated(training)):
+        warnings.warn(
+            f"{type(network).__name__} writes into its buffer `{names[0]}` in training; what is cut out of it does not",
+            stacklevel=2,
+        )
     if training is not None and told(training) == told(evaluation):
         found = functional(training)
         if len(_modal(found)) == len(_modal(training)):

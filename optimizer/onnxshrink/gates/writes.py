@@ -69,6 +69,18 @@ def read_elsewhere(graph: Graph) -> bool:
     return False
 
 
+def updated(program: torch.export.ExportedProgram) -> list[str]:
+    """The buffers that a module's own code writes into; a BatchNorm's count of batches is torch's."""
+    buffers, behind = program.graph_signature.inputs_to_buffers, dict[Node, Node]()
+    found: dict[str, None] = {}
+    for node in program.graph.nodes:
+        of = node.args[0] if _shares(node) and isinstance(node.args[0], Node) else None
+        behind[node] = node if of is None else behind[of]
+        if _writes(node) and (name := buffers.get(behind[node].name)) and not name.endswith("num_batches_tracked"):
+            found[name] = None
+    return list(found)
+
+
 def _shares(node: Node) -> bool:
     """Whether a node's result may lie in the memory of its first argument."""
     if node.target is operator.getitem or _writes(node):

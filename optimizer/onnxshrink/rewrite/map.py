@@ -10,6 +10,7 @@ Schema (version 2), all indices into the original:
     absorbed  [{node, tensor, axis, slices, values, into, carrier}]          "bias", "carrier" or "nothing"
     negligible[{node, constant, axis, slices, ...}]                          set to zero before everything else
     removed   [node labels]
+    gone      [constants that only nodes read which are removed]
 
 `rebuild` makes the result's weights from the original's and the map alone; a test holds that it does.
 """
@@ -26,7 +27,7 @@ from onnx import numpy_helper
 
 from ..channels.plan import Plan
 from ..channels.solve import Solution
-from ..graph.view import Node
+from ..graph.view import Graph, Node
 from ..ops.conv import Convolution, regroup
 from ..ops.matmul import Multiplication
 from ..ops.rule import Rewrite, rule_for
@@ -73,7 +74,19 @@ def make_map(steps: Sequence[Step], plan: Plan, options: Mapping[str, Any]) -> d
         "absorbed": [asdict(item) for item in plan.absorbed],
         "negligible": plan.negligible,
         "removed": plan.removed_nodes,
+        "gone": _gone(graph, set(plan.removed_nodes)),
     }
+
+
+def _gone(graph: Graph, removed: set[str]) -> list[str]:
+    """The constants of the original that no node reads any more."""
+    readers: dict[str, list[bool]] = {}
+    for node in graph.nodes:
+        for part in node.chain or (node,):
+            for tensor in part.inputs:
+                if tensor in graph.source:
+                    readers.setdefault(graph.source[tensor], []).append(node.label in removed)
+    return [name for name, lost in readers.items() if all(lost) and not name.endswith("@known")]
 
 
 def _joined(before: list[dict[str, Any]], after: list[dict[str, Any]], step: Step) -> list[dict[str, Any]]:

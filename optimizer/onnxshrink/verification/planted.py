@@ -229,11 +229,14 @@ def _values(
     if not tensors:  # all claims are about inputs and constants
         return off, wrong
     arrays = dict(zip(tensors, _run(path, probe, feed, tensors), strict=True))
-    marks = stability(proto.graph, model_facts(proto, path.parent))
+    facts = model_facts(proto, path.parent)
+    marks = stability(proto.graph, facts)
     for claim in known:
-        array = arrays.get(claim.tensor)
+        array, shape = arrays.get(claim.tensor), facts.shape(claim.tensor)
         if array is None or not array.size or array.dtype.kind != "f":
             continue
+        if array.ndim <= claim.axis or (shape is not None and len(shape) != array.ndim):
+            continue  # a Squeeze of all axes of length one takes a batch of one with it
         half = array.dtype.itemsize == 2 or marks.base(claim.tensor) >= BASES[onnx.TensorProto.FLOAT16]
         limit = OFF_HALF if half else OFF
         for axis, indices in kept.get(claim.tensor, {}).items():

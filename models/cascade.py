@@ -24,7 +24,8 @@ from train import scored
 
 import onnxshrink
 from onnxshrink import benchmark, gates
-from onnxshrink.cli.options import Portion
+from onnxshrink.choices import Method
+from onnxshrink.cli.options import Portion, choice
 from onnxshrink.errors import InputError
 from onnxshrink.gates.training import Data, Recipe, Trainer, checkpoint, draw, read_log
 
@@ -106,7 +107,7 @@ def begun(out: Path, options: dict[str, Any]) -> None:
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path))
 @click.option("--keep-macs", required=True, type=Portion(), help="of the dense network, after the last round")
 @click.option("--rounds", default=1, show_default=True, type=click.IntRange(1))
-@click.option("--method", type=click.Choice(["wanda", "pfp", "magnitude", "random"]), default="pfp", show_default=True)
+@click.option("--method", type=choice(Method), default="pfp", show_default=True)
 @click.option(
     "--samples",
     default=512,

@@ -15,6 +15,7 @@ from .channels.analysis import Analysis, Options, analyse
 from .channels.following import joined
 from .channels.plan import Plan, make_plan
 from .channels.solve import Solution
+from .choices import Provider
 from .errors import InputError, ModelError
 from .graph.model import Model
 from .graph.view import Graph, Node, build
@@ -175,7 +176,7 @@ def fastest(
     options: Options,
     model: Model,
     folder: Path,
-    provider: str,
+    provider: Provider,
     input_shapes: Shapes,
     say: Progress,
 ) -> tuple[Draft, Options]:

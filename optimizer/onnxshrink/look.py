@@ -12,6 +12,7 @@ import onnx
 from . import benchmark
 from .channels.analysis import Options
 from .channels.plan import Plan
+from .choices import check_align, check_negligible
 from .draft import draft, promise
 from .graph.inline import inlined
 from .graph.model import read
@@ -73,8 +74,10 @@ def inspect(
 
     Raises:
         ModelError: a model cannot be read.
-        InputError: `input_ranges` do not fit the model.
+        InputError: `align` or `negligible` cannot be, or `input_ranges` do not fit the model.
     """
+    check_align(align)
+    check_negligible(negligible)
     model = inlined(read(source))
     if other is not None:
         return _compare(model.original, read(other).proto, input_shapes)

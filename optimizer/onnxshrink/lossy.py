@@ -10,6 +10,7 @@ import onnx
 
 from .benchmark import LatencyTable, read_table
 from .candidates import Candidates
+from .choices import Allocation, Method, Provider, Reduction, Variant, check_align, check_choice
 from .draft import Progress, Shapes
 from .errors import InputError, ModelError
 from .graph.inline import inlined
@@ -19,8 +20,6 @@ from .pruner import run
 from .pruning import calibration as samples
 from .pruning.budget import Budget
 from .pruning.calibration import Data
-from .pruning.method import Allocation, Method
-from .pruning.pfp import Reduction, Variant
 
 SCORED = ("wanda", "magnitude")
 """Methods that leave the allocation to the caller."""
@@ -50,7 +49,7 @@ def prune(
     limit: int = 512,
     points: int = 8,
     input_shapes: Shapes = None,
-    provider: str = "cpu",
+    provider: Provider = "cpu",
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Pruned:
@@ -87,7 +86,7 @@ def prune(
 
     Raises:
         ModelError: the model cannot be read, has no channel that could go, or cannot be written.
-        InputError: data, budget or metric make no sense, or the budget cannot be met.
+        InputError: options, data, budget or metric make no sense, or the budget cannot be met.
         NotEqualError: the shrink differs from the model with zeros; nothing was written.
         RuntimeMissingError: ONNX Runtime, or the provider, is not there.
     """
@@ -96,7 +95,15 @@ def prune(
     function = samples.imported(evaluate) if isinstance(evaluate, str) else evaluate
     budget = Budget(keep_macs, keep_parameters, keep_latency, max_error, max_drop, function)
     budget.check()
-    allocation = allocation or ("utilization" if method in SCORED else "uniform")
+    if allocation is None:
+        allocation = "utilization" if method in SCORED else "uniform"
+    check_choice("method", method, Method)
+    check_choice("allocation", allocation, Allocation)
+    check_choice("variant", variant, Variant)
+    check_choice("reduction", reduction, Reduction)
+    check_choice("provider", provider, Provider)
+    if align is not None:
+        check_align(align)
     if allocation != "uniform" and method not in SCORED:
         raise InputError(f"{method} has an allocation of its own", cure="leave --allocation out, or --method wanda")
     if table is not None and keep_latency is None:

@@ -14,6 +14,7 @@ from . import benchmark
 from .acceptance import Judge, accepted
 from .channels.analysis import Options
 from .channels.plan import Plan
+from .choices import Provider, check_align, check_choice, check_negligible
 from .draft import Progress, Shapes, default_align, draft, fastest, promise
 from .errors import ConditionError, ModelError
 from .graph.inline import inlined
@@ -33,7 +34,7 @@ def optimize(
     data: str | Path | None = None,
     input_shapes: Shapes = None,
     input_ranges: Mapping[str, tuple[float, float]] | None = None,
-    provider: str = "cpu",
+    provider: Provider = "cpu",
     keep_default_inputs: bool = False,
     verify: bool = True,
     fail_if_unchanged: bool = False,
@@ -61,13 +62,17 @@ def optimize(
 
     Raises:
         ModelError: the model cannot be read, cut or written.
-        InputError: `data`, `input_shapes` or `input_ranges` do not fit the model.
+        InputError: an option cannot be, or `data`, `input_shapes` or `input_ranges` do not fit the model.
         NotEqualError: the result differs from the original; nothing was written.
         ConditionError: a `fail_if` condition was met; nothing was written.
         RuntimeMissingError: verification needs ONNX Runtime, or the provider, and it is not there.
     """
     say = progress or (lambda _: None)
     watch = _Watch()
+    if align is not None and align != "auto":
+        check_align(align)
+    check_negligible(negligible)
+    check_choice("provider", provider, Provider)
     model = inlined(read(source))
     if output is not None and model.path is not None and _same_file(Path(output), model.path):
         raise ModelError("output would overwrite the input", file=str(output), cure="give another output path")

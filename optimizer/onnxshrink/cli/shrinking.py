@@ -10,7 +10,7 @@ import click
 from rich.markup import escape
 
 from ..errors import ModelError
-from .options import Align, Share, option_provider, option_ranges, option_shapes
+from .options import MULTIPLE, NEGLIGIBLE, Align, option_provider, option_ranges, option_shapes
 from .output import console, progress, refuse_targets, write, write_json
 
 
@@ -22,7 +22,7 @@ from .output import console, progress, refuse_targets, write, write_json
 )
 @click.option(
     "--negligible",
-    type=Share(),
+    type=NEGLIGIBLE,
     default=1e-8,
     show_default=True,
     help="Weights below this share of their layer's largest count as zero; 0: exact zeros only.",
@@ -87,8 +87,8 @@ def optimize(
 @click.command()
 @click.argument("model", metavar="IN.onnx", type=click.Path(path_type=Path))
 @click.argument("other", metavar="[OTHER.onnx]", required=False, type=click.Path(path_type=Path))
-@click.option("--align", type=click.IntRange(1, 1024), default=1, show_default=True, metavar="N")
-@click.option("--negligible", type=Share(), default=1e-8, show_default=True)
+@click.option("--align", type=MULTIPLE, default=1, show_default=True, metavar="N")
+@click.option("--negligible", type=NEGLIGIBLE, default=1e-8, show_default=True)
 @click.option("--all", "everything", is_flag=True, help="List unchanged layers too.")
 @option_shapes
 @option_ranges

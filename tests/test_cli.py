@@ -523,12 +523,15 @@ def test_output_would_overwrite_the_input(
 
 
 def test_output_data_would_overwrite_the_inputs_data(tmp_path: Path) -> None:
-    """OUT.onnx.data of the result is where the source keeps its weights."""
+    """OUT.onnx.data of the result, or the result itself, is where the source keeps its weights."""
     source = tmp_path / "source.onnx"
     onnx.save(prunable(), source, save_as_external_data=True, location="out.onnx.data", size_threshold=0)
     before = contents(tmp_path)
-    assert_refused(run("optimize", source, tmp_path / "out.onnx"), 1, "overwrite")
-    assert contents(tmp_path) == before
+    for name in ("out.onnx", "out.onnx.data"):
+        assert_refused(run("optimize", source, tmp_path / name), 1, "overwrite")
+        pruning = ["prune", source, tmp_path / name, "--random-data", 4, "--keep-macs", "50%"]
+        assert_refused(run(*pruning), 1, "overwrite")
+        assert contents(tmp_path) == before
 
 
 def test_output_is_a_folder(model: Path, tmp_path: Path) -> None:
@@ -552,6 +555,54 @@ def test_report_would_overwrite_a_model(model: Path, tmp_path: Path, option: str
         before = contents(tmp_path)
         assert_refused(run("optimize", model, tmp_path / "out.onnx", option, target), 2, target.name)
         assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["optimize", "in.onnx", "out.onnx", "--data", "calib.npz", "--json", "calib.npz"],
+        ["optimize", "in.onnx", "out.onnx", "--data", "calib.npz", "--map", "link.npz"],
+        ["optimize", "in.onnx", "out.onnx", "--json", "in.onnx.data"],
+        ["optimize", "in.onnx", "out.onnx", "--json", "out.onnx.data"],
+        ["optimize", "in.onnx", "out.onnx", "--json", "new.json", "--map", "./new.json"],
+        ["optimize", "in.onnx", "calib.npz", "--data", "calib.npz"],
+        ["prune", "in.onnx", "out.onnx", "--data", "calib.npz", "--keep-macs", "50%", "--json", "calib.npz"],
+        ["prune", "in.onnx", "out.onnx", "--data", "samples", "--keep-macs", "50%", "--map", "samples/a.npy"],
+        ["prune", "in.onnx", "out.onnx", "--data", "samples", "--keep-macs", "50%", "--curve", "samples/curve.png"],
+        ["prune", "in.onnx", "out.onnx", "--random-data", "4", "--keep-latency", "50%", "--table", "table.json",
+         "--json", "table.json"],
+        ["prune", "in.onnx", "table.json", "--random-data", "4", "--keep-latency", "50%", "--table", "table.json"],
+        ["verify", "in.onnx", "other.onnx", "--data", "calib.npz", "--json", "calib.npz"],
+        ["verify", "in.onnx", "other.onnx", "--json", "in.onnx.data"],
+        ["bench", "in.onnx", "other.onnx", "--json", "hard.onnx"],
+        ["bench", "in.onnx", "--json", "in.onnx.data"],
+        ["bench", "in.onnx", "--layers", "-o", "new.json", "--json", "new.json"],
+        ["inspect", "other.onnx", "in.onnx", "--json", "in.onnx.data"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_nothing_is_written_over_another_file_of_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    external(tmp_path, "in.onnx")
+    saved(prunable(), tmp_path / "other.onnx")
+    Path("hard.onnx").hardlink_to("other.onnx")
+    np.savez("calib.npz", x=np.ones((4, 3, 8, 8), np.float32))
+    Path("link.npz").symlink_to("calib.npz")
+    Path("samples").mkdir()
+    np.save("samples/a.npy", np.ones((4, 3, 8, 8), np.float32))
+    Path("table.json").write_text("{}")
+    before = contents(tmp_path)
+    assert_refused(run(*arguments), 2, "would overwrite")
+    assert contents(tmp_path) == before
+
+
+def test_a_report_may_lie_beside_samples_and_be_written_again(model: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "calib.npz", x=np.ones((4, 3, 8, 8), np.float32))
+    for _ in range(2):
+        answer = run("optimize", model, tmp_path / "o.onnx", "--data", tmp_path, "--json", tmp_path / "report.json")
+        assert answer.code == 0, answer.err
 
 
 @pytest.mark.parametrize("shape", ["x", "x:", ":1,3", "x:1,3,a", "x:1,3,0,8", "x:1,-3,8,8", ""])

@@ -15,6 +15,7 @@ from .draft import Progress, Shapes
 from .errors import InputError, ModelError
 from .graph.inline import inlined
 from .graph.model import read
+from .graph.write import refuse_overwriting
 from .pruned import Pruned
 from .pruner import run
 from .pruning import calibration as samples
@@ -114,17 +115,13 @@ def prune(
             cure="--data FILE|FOLDER|module:function, or --random-data 128 for noise, which guarantees nothing",
         )
     model = inlined(read(source))
-    if output is not None and model.path is not None and _same(Path(output), model.path):
-        raise ModelError("output would overwrite the input", file=str(output), cure="give another output path")
-    if output is not None and not Path(output).parent.is_dir():
-        raise ModelError("cannot write there", file=str(output), cure="give a folder that exists")
+    if output is not None:
+        refuse_overwriting(Path(output), model)
+        if not Path(output).parent.is_dir():
+            raise ModelError("cannot write there", file=str(output), cure="give a folder that exists")
     candidates = Candidates(model, data, random_data, pixels, align, limit, input_shapes, provider, seed, say)
     if keep_latency is not None:
         candidates.use_table(read_table(table) if isinstance(table, str | Path) else table)
     candidates.rank(method, variant, allocation, reduction, budget)
     with tempfile.TemporaryDirectory(prefix="onnxshrink-") as folder:
         return run(candidates, budget, name, repair_weights, masks_only, output, Path(folder), points)
-
-
-def _same(one: Path, other: Path) -> bool:
-    return one.exists() and one.samefile(other)

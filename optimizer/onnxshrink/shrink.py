@@ -16,11 +16,11 @@ from .channels.analysis import Options
 from .channels.plan import Plan
 from .choices import Provider, check_align, check_choice, check_negligible
 from .draft import Progress, Shapes, default_align, draft, fastest, promise
-from .errors import ConditionError, ModelError
+from .errors import ConditionError
 from .graph.inline import inlined
 from .graph.model import read
 from .graph.view import Graph, build
-from .graph.write import file_bytes
+from .graph.write import file_bytes, refuse_overwriting
 from .result import Result
 from .rewrite.map import make_map
 
@@ -74,8 +74,8 @@ def optimize(
     check_negligible(negligible)
     check_choice("provider", provider, Provider)
     model = inlined(read(source))
-    if output is not None and model.path is not None and _same_file(Path(output), model.path):
-        raise ModelError("output would overwrite the input", file=str(output), cure="give another output path")
+    if output is not None:
+        refuse_overwriting(Path(output), model)
     graph = build(model, keep_default_inputs=keep_default_inputs)
     promise(graph, input_ranges)
     say("planning")
@@ -162,10 +162,6 @@ def _said(options: Options, keep_default_inputs: bool, graph: Graph) -> dict[str
         "keep_default_inputs": keep_default_inputs,
         "input_ranges": {name: list(ends) for name, ends in graph.ranges.items()},
     }
-
-
-def _same_file(one: Path, other: Path) -> bool:
-    return one.exists() and one.samefile(other)
 
 
 class _Watch:

@@ -82,7 +82,7 @@ def prune(
 
     if map_file is not None and options["masks_only"]:
         raise InputError("--map is written by the shrink, which --masks-only leaves out", cure="drop one of them")
-    refuse_targets([map_file, json_file, curve], [model, output])
+    refuse_targets([map_file, json_file, curve], [model], [options["data"], options["table"]], output)
     if curve is not None:
         check_figure(curve)
     out = console(json_file)

@@ -51,7 +51,7 @@ def optimize(
     from .. import optimize as run
     from ..report.terminal import print_plan, print_sizes, print_verification
 
-    refuse_targets([map_file, json_file], [model, output])
+    refuse_targets([map_file, json_file], [model], [options["data"]], output)
     out = console(json_file)
     with progress() as say:
         result = run(
@@ -134,7 +134,7 @@ def verify(a: Path, b: Path, input_shapes: tuple[Any, ...], json_file: str | Non
     from ..graph.model import read
     from ..report.terminal import print_verification
 
-    refuse_targets([json_file], [a, b])
+    refuse_targets([json_file], [a, b], [options["data"]])
     read(b)  # a file that is no model is an error, not a difference
     out = console(json_file)
     with progress() as say:

@@ -82,7 +82,7 @@ def load(
     name, given = _named(data), _resolve(data)
     scaling = None if pixels is None else images.parse_pixels(pixels)
     found = images.find(given) if isinstance(given, Path) and given.is_dir() else []
-    if found and any(path.suffix in (".npz", ".npy") for path in Path(name).iterdir()):
+    if found and any(path.suffix in files.SUFFIXES for path in Path(name).iterdir()):
         raise InputError("holds images and arrays", file=name, cure="give a folder of one kind")
     if scaling is not None and not found:
         raise InputError("holds no images, and arrays are taken as they are", file=name, cure="leave --pixels out")

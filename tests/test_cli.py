@@ -375,9 +375,24 @@ def test_a_wrong_claim_is_refused(model: Path, tmp_path: Path, monkeypatch: pyte
 def test_fail_if_unchanged(tmp_path: Path) -> None:
     source = saved(dense(), tmp_path / "dense.onnx")
     answer = run("optimize", source, tmp_path / "out.onnx", "--fail-if-unchanged")
-    assert_refused(answer, 4, "dense.onnx", "onnxshrink.gates")
+    assert_refused(answer, 4, "dense.onnx", "onnxshrink.gates", "no model was written;")
     assert list(contents(tmp_path)) == ["dense.onnx"]
     assert folders(tmp_path) == []
+    assert not assert_only_the_report(source, tmp_path, "--fail-if-unchanged")["changed"]
+
+
+def assert_only_the_report(source: Path, folder: Path, option: str) -> dict[str, Any]:
+    """A condition that is met leaves the report, in a file or on standard output, and neither model nor map."""
+    report, before = folder / "report.json", contents(folder)
+    arguments = ["optimize", source, folder / "out.onnx", "--map", folder / "map.json", option, "--json"]
+    assert_refused(run(*arguments, report), 4, "no model was written, only the report;")
+    assert contents(folder).keys() - before.keys() == {"report.json"}
+    shown = run(*arguments, "-")
+    assert shown.code == 4
+    written = json.loads(report.read_text())
+    assert written["output"] is None
+    assert json.loads(shown.out).keys() == written.keys()
+    return written
 
 
 @pytest.mark.parametrize("slower", [False, True])
@@ -390,8 +405,11 @@ def test_fail_if_slower(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(shrink.benchmark, "bench", lambda *_, **__: measured)
     answer = run("optimize", model, tmp_path / "out.onnx", "--fail-if-slower")
     if slower:
-        assert_refused(answer, 4, "slower", "--align auto")
+        assert_refused(answer, 4, "slower", "--align auto", "no model was written;")
         assert list(contents(tmp_path)) == ["model.onnx"]
+        report = assert_only_the_report(model, tmp_path, "--fail-if-slower")
+        assert report["latency"]["batches"][0]["ratio"]["ratio"] == factor
+        assert report["changed"]
     else:
         assert answer.code == 0, answer.err
         assert "0.500" in answer.out

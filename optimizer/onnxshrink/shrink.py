@@ -64,7 +64,7 @@ def optimize(
         ModelError: the model cannot be read, cut or written.
         InputError: an option cannot be, or `data`, `input_shapes` or `input_ranges` do not fit the model.
         NotEqualError: the result differs from the original; nothing was written.
-        ConditionError: a `fail_if` condition was met; nothing was written.
+        ConditionError: a `fail_if` condition was met; nothing was written, and the error holds the result.
         RuntimeMissingError: verification needs ONNX Runtime, or the provider, and it is not there.
     """
     say = progress or (lambda _: None)
@@ -81,9 +81,6 @@ def optimize(
     say("planning")
     options = Options(negligible, align if isinstance(align, int) else default_align(graph))
     made = draft(graph, options, input_shapes)
-    if fail_if_unchanged and not made.plan.changes:
-        what, cure = why_unchanged(made.plan)
-        raise ConditionError(what, file=model.name, cure=cure)
     watch.lap("plan")
     with tempfile.TemporaryDirectory(prefix="onnxshrink-") as folder:
         origin = model.path
@@ -129,30 +126,36 @@ def optimize(
             if fail_if_slower and plan.changes:
                 say("measuring")
                 latency = benchmark.bench(origin, staged.path, provider=provider, input_shapes=input_shapes)
-                if benchmark.ratio_is_slower(latency):
-                    raise ConditionError(
-                        "the result is slower than the original; nothing was written",
-                        file=model.name,
-                        cure="--align auto",
-                    )
-            mapping = make_map(made.passes, plan, _said(options, keep_default_inputs, graph))
+            if not plan.changes:
+                notes.append("; ".join(why_unchanged(plan)))
+            result = Result(
+                judge.result,
+                plan,
+                make_map(made.passes, plan, _said(options, keep_default_inputs, graph)),
+                verdict,
+                planted,
+                plan.changes,
+                sizes,
+                [*plan.notes, *notes],
+                watch.seconds,
+                latency,
+            )
+            _refuse(result, fail_if_unchanged, model.name)
             if output is not None:
                 staged.commit()
         watch.lap("write")
-    if not plan.changes:
-        notes.append("; ".join(why_unchanged(plan)))
-    return Result(
-        judge.result,
-        plan,
-        mapping,
-        verdict,
-        planted,
-        plan.changes,
-        sizes,
-        [*plan.notes, *notes],
-        watch.seconds,
-        latency,
-    )
+    return result
+
+
+def _refuse(result: Result, fail_if_unchanged: bool, file: str) -> None:
+    """Raise ConditionError where nothing changed and that is a failure, or where it was measured and is slower."""
+    if fail_if_unchanged and not result.changed:
+        what, cure = why_unchanged(result.plan)
+    elif result.latency is not None and benchmark.ratio_is_slower(result.latency):
+        what, cure = "the result is slower than the original", "--align auto"
+    else:
+        return
+    raise ConditionError(f"{what}; no model was written", result, file=file, cure=cure)
 
 
 def _said(options: Options, keep_default_inputs: bool, graph: Graph) -> dict[str, Any]:

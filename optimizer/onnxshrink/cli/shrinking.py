@@ -9,7 +9,7 @@ from typing import Any
 import click
 from rich.markup import escape
 
-from ..errors import ModelError
+from ..errors import ConditionError, ModelError
 from .options import MULTIPLE, NEGLIGIBLE, Align, option_provider, option_ranges, option_shapes
 from .output import console, progress, refuse_targets, write, write_json
 
@@ -35,8 +35,8 @@ from .output import console, progress, refuse_targets, write, write_json
 @click.option("--json", "json_file", metavar="FILE|-", help="Write the report as JSON.")
 @click.option("--keep-default-inputs", is_flag=True, help="Leave initializers that are listed as inputs overridable.")
 @click.option("--no-verify", is_flag=True, help="Skip the numerical verification (never the structural check).")
-@click.option("--fail-if-unchanged", is_flag=True, help="Exit 4 when nothing can go.")
-@click.option("--fail-if-slower", is_flag=True, help="Measure, and exit 4 when the result is slower.")
+@click.option("--fail-if-unchanged", is_flag=True, help="Exit 4, with --json but without OUT, when nothing can go.")
+@click.option("--fail-if-slower", is_flag=True, help="Measure; exit 4 in the same way when the result is slower.")
 def optimize(
     model: Path,
     output: Path,
@@ -53,16 +53,22 @@ def optimize(
 
     refuse_targets([map_file, json_file], [model], [options["data"]], output)
     out = console(json_file)
-    with progress() as say:
-        result = run(
-            model,
-            output,
-            input_shapes=dict(input_shapes),
-            input_ranges=dict(input_ranges),
-            verify=not no_verify,
-            progress=say,
-            **options,
-        )
+    try:
+        with progress() as say:
+            result = run(
+                model,
+                output,
+                input_shapes=dict(input_shapes),
+                input_ranges=dict(input_ranges),
+                verify=not no_verify,
+                progress=say,
+                **options,
+            )
+    except ConditionError as met:
+        if json_file is None:
+            raise
+        write_json(json_file, {"input": str(model), "output": None, **met.result.to_json()})
+        raise ConditionError(f"{met.what}, only the report", met.result, file=met.file, cure=met.cure) from met
     if map_file is not None:
         write(map_file, json.dumps(result.map, indent=1))
     print_plan(out, result.plan)

@@ -284,6 +284,8 @@ def test_no_verify_says_nothing_of_equality(model: Path, tmp_path: Path) -> None
     answer = run("optimize", model, tmp_path / "out.onnx", "--no-verify", "--json", "-")
     assert answer.code == 0
     assert json.loads(answer.out)["verification"] is None
+    assert "not verified" in answer.err
+    assert "equal" not in answer.err
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["optimize", "--help"], ["--version"]])

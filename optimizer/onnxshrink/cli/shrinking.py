@@ -75,6 +75,8 @@ def optimize(
     print_sizes(out, result.sizes)
     if result.verification is not None:
         print_verification(out, result.verification)
+    elif result.changed:
+        out.print("not verified: --no-verify")
     if result.planted is not None:
         out.print(
             f"claims tested: {result.planted.known} known values, {result.planted.unread} unread channels under noise"

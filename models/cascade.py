@@ -138,7 +138,10 @@ def main(
     """Prune, train and export."""
     torch.set_num_threads(threads)
     with told():
-        entry = catalogue.entry(recipe, **{**dict(changes), "search": "none"})
+        fields = {"search": "none", **dict(changes)}
+        if fields["search"] != "none":
+            raise InputError("a cascade prunes by --method, gates search nothing", cure="leave --set search out")
+        entry = catalogue.entry(recipe, **fields)
         own = entry.data_set
         data = catalogue.read_data(entry.data, folder, epoch=None, limit=limit, workers=workers, device=device)
         network = entry.network()

@@ -94,7 +94,8 @@ def main(
             ranks=ranks,
         )
         if resume and trainer.resume():
-            trainer.monitor.say(f"resumed after {trainer.done} epochs")
+            unread = "" if dense is None else f"; {dense} is not read"
+            trainer.monitor.say(f"resumed after {trainer.done} epochs{unread}")
         elif dense is not None:
             trainer.start_from(dense)
         if stop_after is not None and stop_after <= trainer.done:

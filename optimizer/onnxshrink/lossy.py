@@ -107,6 +107,13 @@ def prune(
         check_align(align)
     if allocation != "uniform" and method not in SCORED:
         raise InputError(f"{method} has an allocation of its own", cure="leave --allocation out, or --method wanda")
+    for option, given, default in (("variant", variant, "top"), ("reduction", reduction, "sum")):
+        if method != "pfp" and given != default:
+            raise InputError(f"{method} has no {option}", cure=f"leave --{option} out, or --method pfp")
+    if pixels is not None and data is None:
+        raise InputError(
+            "pixels are scaled of images, and there is no data", cure="leave --pixels out, or --data FOLDER"
+        )
     if table is not None and keep_latency is None:
         raise InputError("a table is read for a latency budget only", cure="--keep-latency 50%")
     if (data is None) == (random_data is None):

@@ -131,6 +131,22 @@ def cascade(images, out, dense, *more):
     return CliRunner().invoke(main, [*arguments, *settings, *options, *more])
 
 
+def test_a_cascade_searches_nothing(images, tmp_path):
+    (tmp_path / "dense.pt").write_bytes(b"")
+    found = cascade(images, tmp_path / "out", tmp_path / "dense.pt", "--set", "search=relaxation")
+    assert found.exit_code == 2
+    assert "a cascade prunes by --method, gates search nothing; leave --set search out" in found.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_a_run_that_goes_on_does_not_read_is_said(images, tmp_path):
+    (tmp_path / "dense.pt").write_bytes(b"")
+    assert call(images, tmp_path / "out", "--stop-after", "1").exit_code == 0
+    found = call(images, tmp_path / "out", "--stop-after", "1", "--resume", "--dense", str(tmp_path / "dense.pt"))
+    assert found.exit_code == 0, found.output
+    assert f"resumed after 1 epochs; {tmp_path / 'dense.pt'} is not read" in found.output
+
+
 @pytest.mark.slow
 def test_the_dense_network_is_kept_for_other_runs(images, tmp_path):
     """What a run that closes nothing ends with, for PyTorch and as ONNX, is one network."""

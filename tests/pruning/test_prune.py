@@ -147,6 +147,9 @@ def test_a_budget_that_the_shrink_alone_meets() -> None:
     again = onnxshrink.prune(half.model, data=data(model), keep_macs=0.6)
     assert again.error < 1e-6
     assert any("no channel was given up" in note for note in again.notes)
+    options = {"method": "pfp", "variant": "sampled", "repair_weights": False}
+    sampled = onnxshrink.prune(half.model, data=data(model), keep_macs=0.6, **options)
+    assert sampled.no_guarantee == "no channel was given up, so none was sampled"
 
 
 def test_repair_helps_on_data_that_nothing_saw() -> None:
@@ -341,6 +344,9 @@ BAD_BUDGETS = {
     ),
     "both data": ({"random_data": 8}, "there is data and random data"),
     "no data": ({"data": None}, "there is no calibration data; --data"),
+    "variant": ({"variant": "mixed"}, "wanda has no variant; leave --variant out, or --method pfp"),
+    "reduction": ({"method": "random", "reduction": "max"}, "random has no reduction; leave --reduction out"),
+    "pixels": ({"data": None, "random_data": 8, "pixels": "0,1"}, "there is no data; leave --pixels out"),
 }
 
 

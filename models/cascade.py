@@ -18,7 +18,7 @@ import catalogue
 import click
 import onnx
 import torch
-from options import DEVICE, SET, told
+from options import DEVICE, SET, told, usage
 from torch import nn
 from train import scored
 
@@ -100,7 +100,7 @@ def begun(out: Path, options: dict[str, Any]) -> None:
     keep(path, options)
 
 
-@click.command(help=__doc__)
+@click.command(help=usage(__doc__))
 @click.argument("recipe", type=click.Choice(catalogue.names()))
 @click.option("--data", "folder", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--dense", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))

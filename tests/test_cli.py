@@ -305,6 +305,14 @@ def test_verify_tells_two_models_apart(model: Path, other: Path) -> None:
     assert answer.out.startswith("NOT EQUAL")
 
 
+def test_verify_tells_each_difference_once(model: Path, tmp_path: Path) -> None:
+    renamed = prunable()
+    renamed.graph.input[0].name = renamed.graph.node[0].input[0] = "image"
+    answer = run("verify", model, saved(renamed, tmp_path / "renamed.onnx"))
+    assert answer.code == 3
+    assert (answer.out.count("`x` is gone"), answer.out.count("`image` is new")) == (1, 1)
+
+
 def broken(monkeypatch: pytest.MonkeyPatch, spoil: Callable[[ModelProto], None]) -> None:
     """Every cut comes out spoilt."""
     right = draft.execute

@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from ..choices import Allocation, Method, Reduction, Variant
 from ..errors import InputError
+from ..pruning.calibration import LEAST
 from .options import MULTIPLE, Portion, choice, option_provider, option_shapes
 from .output import console, progress, refuse_targets, write, write_json
 
@@ -22,7 +23,7 @@ from .output import console, progress, refuse_targets, write, write_json
     "--data", help="Samples: an .npz or .npy file, a folder of them or of images, or module:function that yields feeds."
 )
 @click.option("--pixels", metavar="LOW,HIGH|imagenet", help="Of images: what bytes 0 to 255 become, as in training.")
-@click.option("--random-data", type=click.IntRange(2), metavar="N", help="N samples of noise; guarantees nothing.")
+@click.option("--random-data", type=click.IntRange(LEAST), metavar="N", help="N samples of noise; guarantees nothing.")
 @click.option("--keep-macs", type=Portion(), help="Share of the multiply-adds that may stay, 50%.")
 @click.option("--keep-parameters", type=Portion(), help="Share of the parameters that may stay, 50%.")
 @click.option("--keep-latency", type=Portion(), help="Share of the latency on the provider in use that may stay, 50%.")
@@ -57,7 +58,7 @@ from .output import console, progress, refuse_targets, write, write_json
 @click.option("--no-repair", is_flag=True, help="Do not fit what reads pruned channels.")
 @click.option("--masks-only", is_flag=True, help="Write the zeros and stop.")
 @click.option("--align", type=MULTIPLE, metavar="N", help="Multiple of channels. Default 4 (float16: 8).")
-@click.option("--limit", type=click.IntRange(2), default=512, show_default=True, metavar="N", help="Use N samples.")
+@click.option("--limit", type=click.IntRange(LEAST), default=512, show_default=True, metavar="N", help="Use N samples.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @option_shapes
 @option_provider

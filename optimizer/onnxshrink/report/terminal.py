@@ -138,7 +138,7 @@ def _disagreements(console: Console, plan: Plan) -> None:
 
 
 def print_verification(console: Console, verification: Verification) -> None:
-    """The verdict in two lines."""
+    """The verdict in two lines, and its notes."""
     style = {"passed": "green", "failed": "red", "unverified": "yellow"}[verification.state]
     console.print(Text(verification.summary(), style=style))
     for note in verification.notes:

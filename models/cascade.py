@@ -18,13 +18,14 @@ import catalogue
 import click
 import onnx
 import torch
-from options import DEVICE, SET, told
+from options import DEVICE, SET, told, usage
 from torch import nn
 from train import scored
 
 import onnxshrink
 from onnxshrink import benchmark, gates
-from onnxshrink.cli.options import Portion
+from onnxshrink.choices import Method
+from onnxshrink.cli.options import Portion, choice
 from onnxshrink.errors import InputError
 from onnxshrink.gates.training import Data, Recipe, Trainer, checkpoint, draw, read_log
 
@@ -99,14 +100,14 @@ def begun(out: Path, options: dict[str, Any]) -> None:
     keep(path, options)
 
 
-@click.command(help=__doc__)
+@click.command(help=usage(__doc__))
 @click.argument("recipe", type=click.Choice(catalogue.names()))
 @click.option("--data", "folder", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--dense", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path))
 @click.option("--keep-macs", required=True, type=Portion(), help="of the dense network, after the last round")
 @click.option("--rounds", default=1, show_default=True, type=click.IntRange(1))
-@click.option("--method", type=click.Choice(["wanda", "pfp", "magnitude", "random"]), default="pfp", show_default=True)
+@click.option("--method", type=choice(Method), default="pfp", show_default=True)
 @click.option(
     "--samples",
     default=512,
@@ -137,7 +138,10 @@ def main(
     """Prune, train and export."""
     torch.set_num_threads(threads)
     with told():
-        entry = catalogue.entry(recipe, **{**dict(changes), "search": "none"})
+        fields = {"search": "none", **dict(changes)}
+        if fields["search"] != "none":
+            raise InputError("a cascade prunes by --method, gates search nothing", cure="leave --set search out")
+        entry = catalogue.entry(recipe, **fields)
         own = entry.data_set
         data = catalogue.read_data(entry.data, folder, epoch=None, limit=limit, workers=workers, device=device)
         network = entry.network()

@@ -26,6 +26,11 @@ def value_of(text: str) -> Any:
     return text
 
 
+def usage(text: str) -> str:
+    """The documentation of a script as its help: lines that are set off stay lines."""
+    return text.replace("\n\n    ", "\n\n\b\n    ")
+
+
 class Field(click.ParamType):
     """`FIELD=VALUE`: a field of a recipe, and what it becomes."""
 

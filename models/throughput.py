@@ -12,7 +12,7 @@ import time
 import catalogue
 import click
 import torch
-from options import DEVICE, told
+from options import DEVICE, told, usage
 from torch import nn
 
 from onnxshrink import gates
@@ -59,10 +59,12 @@ def step(what: Step, task: Task, x: torch.Tensor, y: torch.Tensor) -> float:
     return clock() - began
 
 
-@click.command(help=__doc__)
+@click.command(help=usage(__doc__))
 @click.argument("recipes", nargs=-1)
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1))
-@click.option("--seconds", default=20.0, show_default=True, help="of measuring for each recipe")
+@click.option(
+    "--seconds", default=20.0, show_default=True, type=click.FloatRange(0.1), help="of measuring for each recipe"
+)
 @click.option("--batch", type=click.IntRange(1), help="instead of the recipe's")
 @DEVICE
 def main(recipes: tuple[str, ...], threads: int, seconds: float, batch: int | None, device: str) -> None:

@@ -12,7 +12,7 @@ import catalogue
 import click
 import torch
 from evaluate import score
-from options import DEVICE, SET, told
+from options import DEVICE, SET, told, usage
 
 from onnxshrink import gates
 from onnxshrink.errors import OnnxshrinkError
@@ -40,7 +40,7 @@ def export(trainer: Trainer, entry: catalogue.Entry, data: Path) -> None:
     trainer.monitor.say(f"{scored(path, entry, data)}, {share}")
 
 
-@click.command(help=__doc__)
+@click.command(help=usage(__doc__))
 @click.argument("recipe", type=click.Choice(catalogue.names()))
 @click.option("--data", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path))
@@ -94,7 +94,8 @@ def main(
             ranks=ranks,
         )
         if resume and trainer.resume():
-            trainer.monitor.say(f"resumed after {trainer.done} epochs")
+            unread = "" if dense is None else f"; {dense} is not read"
+            trainer.monitor.say(f"resumed after {trainer.done} epochs{unread}")
         elif dense is not None:
             trainer.start_from(dense)
         if stop_after is not None and stop_after <= trainer.done:

@@ -22,6 +22,7 @@ ROOT = Path(__file__).parent.parent / "optimizer"
 FACE = "onnxshrink"
 HEIGHT = {
     "errors": 0,
+    "choices": 1,
     "graph": 1,
     "ops": 2,
     "channels": 3,

@@ -248,8 +248,8 @@ def test_plan_names_layers_by_their_body() -> None:
     plan = onnxshrink.inspect(model).plan
     counts = {layer.node: (layer.before, layer.after) for layer in plan.layers}
     nested = "If `node_y`/then_branch/If `then_node_nested`/else_branch"
-    assert counts[f"{nested}/steep_node_conv_0"] == (8, 4)
-    assert counts["If `node_y`/else_branch/else_node_conv_0"] == (4, 4)
+    assert counts[f"{nested}/Conv `steep_node_conv_0`"] == (8, 4)
+    assert counts["If `node_y`/else_branch/Conv `else_node_conv_0`"] == (4, 4)
 
 
 def test_reason_of_what_a_body_reads() -> None:

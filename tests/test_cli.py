@@ -284,6 +284,8 @@ def test_no_verify_says_nothing_of_equality(model: Path, tmp_path: Path) -> None
     answer = run("optimize", model, tmp_path / "out.onnx", "--no-verify", "--json", "-")
     assert answer.code == 0
     assert json.loads(answer.out)["verification"] is None
+    assert "not verified" in answer.err
+    assert "equal" not in answer.err
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["optimize", "--help"], ["--version"]])
@@ -301,6 +303,14 @@ def test_verify_tells_two_models_apart(model: Path, other: Path) -> None:
     answer = run("verify", model, other)
     assert answer.code == 3
     assert answer.out.startswith("NOT EQUAL")
+
+
+def test_verify_tells_each_difference_once(model: Path, tmp_path: Path) -> None:
+    renamed = prunable()
+    renamed.graph.input[0].name = renamed.graph.node[0].input[0] = "image"
+    answer = run("verify", model, saved(renamed, tmp_path / "renamed.onnx"))
+    assert answer.code == 3
+    assert (answer.out.count("`x` is gone"), answer.out.count("`image` is new")) == (1, 1)
 
 
 def broken(monkeypatch: pytest.MonkeyPatch, spoil: Callable[[ModelProto], None]) -> None:
@@ -375,9 +385,24 @@ def test_a_wrong_claim_is_refused(model: Path, tmp_path: Path, monkeypatch: pyte
 def test_fail_if_unchanged(tmp_path: Path) -> None:
     source = saved(dense(), tmp_path / "dense.onnx")
     answer = run("optimize", source, tmp_path / "out.onnx", "--fail-if-unchanged")
-    assert_refused(answer, 4, "dense.onnx", "onnxshrink.gates")
+    assert_refused(answer, 4, "dense.onnx", "onnxshrink.gates", "no model was written;")
     assert list(contents(tmp_path)) == ["dense.onnx"]
     assert folders(tmp_path) == []
+    assert not assert_only_the_report(source, tmp_path, "--fail-if-unchanged")["changed"]
+
+
+def assert_only_the_report(source: Path, folder: Path, option: str) -> dict[str, Any]:
+    """A condition that is met leaves the report, in a file or on standard output, and neither model nor map."""
+    report, before = folder / "report.json", contents(folder)
+    arguments = ["optimize", source, folder / "out.onnx", "--map", folder / "map.json", option, "--json"]
+    assert_refused(run(*arguments, report), 4, "no model was written, only the report;")
+    assert contents(folder).keys() - before.keys() == {"report.json"}
+    shown = run(*arguments, "-")
+    assert shown.code == 4
+    written = json.loads(report.read_text())
+    assert written["output"] is None
+    assert json.loads(shown.out).keys() == written.keys()
+    return written
 
 
 @pytest.mark.parametrize("slower", [False, True])
@@ -390,8 +415,11 @@ def test_fail_if_slower(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(shrink.benchmark, "bench", lambda *_, **__: measured)
     answer = run("optimize", model, tmp_path / "out.onnx", "--fail-if-slower")
     if slower:
-        assert_refused(answer, 4, "slower", "--align auto")
+        assert_refused(answer, 4, "slower", "--align auto", "no model was written;")
         assert list(contents(tmp_path)) == ["model.onnx"]
+        report = assert_only_the_report(model, tmp_path, "--fail-if-slower")
+        assert report["latency"]["batches"][0]["ratio"]["ratio"] == factor
+        assert report["changed"]
     else:
         assert answer.code == 0, answer.err
         assert "0.500" in answer.out
@@ -523,12 +551,15 @@ def test_output_would_overwrite_the_input(
 
 
 def test_output_data_would_overwrite_the_inputs_data(tmp_path: Path) -> None:
-    """OUT.onnx.data of the result is where the source keeps its weights."""
+    """OUT.onnx.data of the result, or the result itself, is where the source keeps its weights."""
     source = tmp_path / "source.onnx"
     onnx.save(prunable(), source, save_as_external_data=True, location="out.onnx.data", size_threshold=0)
     before = contents(tmp_path)
-    assert_refused(run("optimize", source, tmp_path / "out.onnx"), 1, "overwrite")
-    assert contents(tmp_path) == before
+    for name in ("out.onnx", "out.onnx.data"):
+        assert_refused(run("optimize", source, tmp_path / name), 1, "overwrite")
+        pruning = ["prune", source, tmp_path / name, "--random-data", 4, "--keep-macs", "50%"]
+        assert_refused(run(*pruning), 1, "overwrite")
+        assert contents(tmp_path) == before
 
 
 def test_output_is_a_folder(model: Path, tmp_path: Path) -> None:
@@ -552,6 +583,54 @@ def test_report_would_overwrite_a_model(model: Path, tmp_path: Path, option: str
         before = contents(tmp_path)
         assert_refused(run("optimize", model, tmp_path / "out.onnx", option, target), 2, target.name)
         assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["optimize", "in.onnx", "out.onnx", "--data", "calib.npz", "--json", "calib.npz"],
+        ["optimize", "in.onnx", "out.onnx", "--data", "calib.npz", "--map", "link.npz"],
+        ["optimize", "in.onnx", "out.onnx", "--json", "in.onnx.data"],
+        ["optimize", "in.onnx", "out.onnx", "--json", "out.onnx.data"],
+        ["optimize", "in.onnx", "out.onnx", "--json", "new.json", "--map", "./new.json"],
+        ["optimize", "in.onnx", "calib.npz", "--data", "calib.npz"],
+        ["prune", "in.onnx", "out.onnx", "--data", "calib.npz", "--keep-macs", "50%", "--json", "calib.npz"],
+        ["prune", "in.onnx", "out.onnx", "--data", "samples", "--keep-macs", "50%", "--map", "samples/a.npy"],
+        ["prune", "in.onnx", "out.onnx", "--data", "samples", "--keep-macs", "50%", "--curve", "samples/curve.png"],
+        ["prune", "in.onnx", "out.onnx", "--random-data", "4", "--keep-latency", "50%", "--table", "table.json",
+         "--json", "table.json"],
+        ["prune", "in.onnx", "table.json", "--random-data", "4", "--keep-latency", "50%", "--table", "table.json"],
+        ["verify", "in.onnx", "other.onnx", "--data", "calib.npz", "--json", "calib.npz"],
+        ["verify", "in.onnx", "other.onnx", "--json", "in.onnx.data"],
+        ["bench", "in.onnx", "other.onnx", "--json", "hard.onnx"],
+        ["bench", "in.onnx", "--json", "in.onnx.data"],
+        ["bench", "in.onnx", "--layers", "-o", "new.json", "--json", "new.json"],
+        ["inspect", "other.onnx", "in.onnx", "--json", "in.onnx.data"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_nothing_is_written_over_another_file_of_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    external(tmp_path, "in.onnx")
+    saved(prunable(), tmp_path / "other.onnx")
+    Path("hard.onnx").hardlink_to("other.onnx")
+    np.savez("calib.npz", x=np.ones((4, 3, 8, 8), np.float32))
+    Path("link.npz").symlink_to("calib.npz")
+    Path("samples").mkdir()
+    np.save("samples/a.npy", np.ones((4, 3, 8, 8), np.float32))
+    Path("table.json").write_text("{}")
+    before = contents(tmp_path)
+    assert_refused(run(*arguments), 2, "would overwrite")
+    assert contents(tmp_path) == before
+
+
+def test_a_report_may_lie_beside_samples_and_be_written_again(model: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "calib.npz", x=np.ones((4, 3, 8, 8), np.float32))
+    for _ in range(2):
+        answer = run("optimize", model, tmp_path / "o.onnx", "--data", tmp_path, "--json", tmp_path / "report.json")
+        assert answer.code == 0, answer.err
 
 
 @pytest.mark.parametrize("shape", ["x", "x:", ":1,3", "x:1,3,a", "x:1,3,0,8", "x:1,-3,8,8", ""])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 
 import onnx
 import onnxruntime
 import pytest
 
+from onnxshrink.ops.contraction import Contraction
 from onnxshrink.ops.rule import FAMILIES, Rule, registered
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,3 +49,11 @@ def test_the_table_of_operators_is_up_to_date() -> None:
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
     assert (ROOT / "docs" / "operators.md").read_text() == tool.document(), "python tools/operators.py --write"
+
+
+def test_the_guide_names_every_method_of_a_rule() -> None:
+    text = (ROOT / "docs" / "adding-an-operator.md").read_text(encoding="utf-8")
+    methods = {name for name, what in vars(Rule).items() if callable(what) and not name.startswith("_")}
+    assert set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) == methods
+    own = {name for name, what in vars(Contraction).items() if callable(what) and not name.startswith("_")}
+    assert {name for name in own if f"`{name}`" not in text} == set()

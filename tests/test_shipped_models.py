@@ -1,15 +1,18 @@
 """The files in models/: small, with cards that say what they are, and each a real job for `optimize`."""
 
+import json
 import re
 from pathlib import Path
 
 import onnx
 import pytest
+from click.testing import CliRunner
 
 pytest.importorskip("onnxruntime")
 
 import onnxshrink
 from onnxshrink import benchmark
+from onnxshrink.cli import cli
 
 MODELS = sorted((Path(__file__).parent.parent / "models").glob("*.onnx"))
 
@@ -36,3 +39,22 @@ def test_a_file_is_what_its_card_says(path):
     assert benchmark.macs(result.model) == left
     (aligned,) = said(card, r"the default: ([\d,]+) multiply-adds")
     assert benchmark.macs(onnxshrink.optimize(path).model) == aligned
+
+
+@pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
+def test_the_map_leads_back_to_the_network_of_the_catalogue(path, tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.syspath_prepend(path.parent)
+    import catalogue
+
+    from onnxshrink import gates
+
+    entry = catalogue.entry(path.stem.split("_")[0])
+    mapping, smaller = tmp_path / "map.json", tmp_path / "smaller.onnx"
+    done = CliRunner().invoke(cli, ["optimize", str(path), str(smaller), "--map", str(mapping)])
+    assert done.exit_code == 0, done.output
+    small = gates.apply(entry.network(), json.loads(mapping.read_text(encoding="utf-8")), entry.data_set.example())
+    sizes = {name: list(weight.shape) for name, weight in small.named_parameters()}
+    kernels = {t.name: list(t.dims) for t in onnx.load(smaller).graph.initializer if t.name.endswith(".weight")}
+    assert len(kernels) > 15
+    assert {name: sizes.get(name) for name in kernels} == kernels

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from tests.fuzz.campaign import Tally
-from tools.fuzzer import section
+from tools.fuzzer import main, section
 from tools.page import write_section
 
 
@@ -34,3 +36,15 @@ def test_findings_of_the_fuzzer_are_told() -> None:
     assert "| Relu → Conv | 5 | 0 |" in text
     assert "Conv → Relu" not in text
     assert "| graphs | 6 |" in text
+
+
+@pytest.mark.parametrize("content", [None, "nonsense", "[]", "{}"])
+def test_a_folder_without_a_tally_is_one_line(
+    content: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if content is not None:
+        (tmp_path / "tally.json").write_text(content)
+    monkeypatch.setattr("sys.argv", ["fuzzer.py", str(tmp_path)])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert capsys.readouterr().err.splitlines()[-1].endswith(f"no tally.json of a campaign in {tmp_path}")

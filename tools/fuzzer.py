@@ -43,8 +43,11 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=20, help="how many of the commonest operator pairs to show")
     parser.add_argument("--write", action="store_true", help="write docs/results.md instead of printing")
     arguments = parser.parse_args()
-    data = json.loads((arguments.folder / "tally.json").read_text(encoding="utf-8"))
-    text = section(Tally.of(data["tally"]), arguments.pairs)
+    try:
+        tally = Tally.of(json.loads((arguments.folder / "tally.json").read_text(encoding="utf-8"))["tally"])
+    except (OSError, ValueError, LookupError, TypeError):
+        parser.error(f"no tally.json of a campaign in {arguments.folder}")
+    text = section(tally, arguments.pairs)
     if arguments.write:
         write_section("fuzzer", "Fuzzer", COMMAND, text)
     else:

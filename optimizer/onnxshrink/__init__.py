@@ -1,7 +1,7 @@
 """onnxshrink: cut the channels that carry nothing out of an ONNX model, and prove that the result is equal.
 
 result = onnxshrink.optimize("model.onnx", "smaller.onnx")
-print(result.plan.removed, result.verification.state)
+print(result.plan.removed, result.verification)
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import onnx
 
 from . import verification
 from .channels.analysis import Options
+from .choices import Provider
 from .draft import Draft, Progress, Shapes, draft
 from .errors import NotEqualError
 from .graph.model import Model
@@ -80,7 +81,7 @@ class Judge:
         data: str | Path | None,
         input_shapes: Shapes,
         input_ranges: verification.Ranges,
-        provider: str,
+        provider: Provider,
         say: Progress,
     ):
         self.input_ranges = input_ranges

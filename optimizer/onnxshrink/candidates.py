@@ -13,6 +13,7 @@ import onnx
 from . import benchmark
 from .benchmark import LatencyTable
 from .channels.analysis import Options, analyse
+from .choices import Allocation, Method, Provider, Reduction, Variant
 from .draft import Progress, Shapes, default_align, draft
 from .errors import ModelError
 from .graph.model import Model
@@ -27,8 +28,7 @@ from .pruning.calibration import Data
 from .pruning.coupling import CouplingClass, find_classes, output_port
 from .pruning.errors import Outputs
 from .pruning.latency import LatencyFunction, latency_function
-from .pruning.method import Allocation, Method, Selection, Selector, selector
-from .pruning.pfp import Reduction, Variant
+from .pruning.method import Selection, Selector, selector
 from .pruning.repair import Fit, biases_to_come, repair
 from .pruning.scoring import Scores, score
 from .pruning.size import mac_function, parameter_function
@@ -58,7 +58,7 @@ class Candidates:
         align: int | None,
         limit: int,
         input_shapes: Shapes,
-        provider: str,
+        provider: Provider,
         seed: int,
         say: Progress,
     ):

@@ -15,6 +15,7 @@ from .channels.analysis import Analysis, Options, analyse
 from .channels.following import joined
 from .channels.plan import Plan, make_plan
 from .channels.solve import Solution
+from .choices import Provider
 from .errors import InputError, ModelError
 from .graph.model import Model
 from .graph.view import Graph, Node, build
@@ -150,8 +151,8 @@ def _look(graph: Graph, options: Options, input_shapes: Shapes) -> Pass:
     analysis = analyse(graph, options)
     execution = execute(analysis.solution, analysis.replaced, analysis.changed, altered=graph is not whole)
     counts = [benchmark.count_macs(proto, input_shapes) for proto in (graph.model.proto, execution.model)]
-    by_node = [{node.name: node.macs for node in found.nodes} for found in counts]
-    plan = make_plan(analysis, execution.rewrites, PlannedCut(analysis.solution).shape, (by_node[0], by_node[1]))
+    by_output = [{node.output: node.macs for node in found.nodes} for found in counts]
+    plan = make_plan(analysis, execution.rewrites, PlannedCut(analysis.solution).shape, (by_output[0], by_output[1]))
     there = {o for node in execution.model.graph.node for o in node.output}
     plan.changes = execution.changed
     plan.notes += [*(graph.model.notes if plan.changes else ()), *notes]
@@ -175,7 +176,7 @@ def fastest(
     options: Options,
     model: Model,
     folder: Path,
-    provider: str,
+    provider: Provider,
     input_shapes: Shapes,
     say: Progress,
 ) -> tuple[Draft, Options]:

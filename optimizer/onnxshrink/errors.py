@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class OnnxshrinkError(Exception):
     """Base of all errors that are reported as one line without a traceback.
@@ -38,9 +40,17 @@ class NotEqualError(OnnxshrinkError):
 
 
 class ConditionError(OnnxshrinkError):
-    """A condition that the caller asked for (`--fail-if-unchanged`, `--fail-if-slower`) was met."""
+    """A condition that the caller asked for (`--fail-if-unchanged`, `--fail-if-slower`) was met; no model was written.
+
+    Attributes:
+        result: what `optimize` would have returned.
+    """
 
     exit_code = 4
+
+    def __init__(self, what: str, result: Any, *, file: str | None = None, cure: str | None = None):
+        super().__init__(what, file=file, cure=cure)
+        self.result = result
 
 
 def short(error: BaseException, limit: int = 300) -> str:

@@ -12,10 +12,11 @@ import onnx
 from . import benchmark
 from .channels.analysis import Options
 from .channels.plan import Plan
+from .choices import check_align, check_negligible
 from .draft import draft, promise
 from .graph.inline import inlined
 from .graph.model import read
-from .graph.view import build
+from .graph.view import build, labels
 
 
 @dataclass
@@ -42,7 +43,8 @@ class Difference:
 
     Attributes:
         sizes: parameters, MACs and nodes, of A and of B.
-        layers: (node, shape of its weight in A, in B) of layers that differ; None where a model lacks the layer.
+        layers: (node, shape of its weight in A, in B) of layers that differ; None where a model lacks the layer, which
+            is the node that gives the same tensor.
         nodes: operators and how many of them each model has, where that differs.
     """
 
@@ -73,8 +75,10 @@ def inspect(
 
     Raises:
         ModelError: a model cannot be read.
-        InputError: `input_ranges` do not fit the model.
+        InputError: `align` or `negligible` cannot be, or `input_ranges` do not fit the model.
     """
+    check_align(align)
+    check_negligible(negligible)
     model = inlined(read(source))
     if other is not None:
         return _compare(model.original, read(other).proto, input_shapes)
@@ -98,27 +102,36 @@ def _compare(a: onnx.ModelProto, b: onnx.ModelProto, input_shapes: Mapping[str, 
             one = list(counts.get(node.op_type, (0, 0)))
             one[side] += 1
             counts[node.op_type] = (one[0], one[1])
-    weights = [_weights(proto) for proto in (a, b)]
-    names = list(dict.fromkeys([*weights[0], *weights[1]]))
+    ours, theirs = _weights(a), _weights(b)
+    named = _labels(b) | _labels(a)
     return Difference(
         {
             "parameters": (benchmark.parameters(a), benchmark.parameters(b)),
             "macs": (benchmark.macs(a, input_shapes), benchmark.macs(b, input_shapes)),
             "nodes": (len(a.graph.node), len(b.graph.node)),
         },
-        [(n, weights[0].get(n), weights[1].get(n)) for n in names if weights[0].get(n) != weights[1].get(n)],
+        [(named[o], ours.get(o), theirs.get(o)) for o in {**ours, **theirs} if ours.get(o) != theirs.get(o)],
         {op: pair for op, pair in sorted(counts.items()) if pair[0] != pair[1]},
     )
 
 
 def _weights(proto: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    """Shape of the weight of each node that has one, by the node's output."""
+    """Shape of the weight of each node that has one, by the node's first output."""
     shapes = {t.name: tuple(t.dims) for t in proto.graph.initializer}
     for node in proto.graph.node:
         if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
             shapes[node.output[0]] = tuple(node.attribute[0].t.dims)
     return {
-        node.name or node.output[0]: shapes[node.input[1]]
+        _first(node): shapes[node.input[1]]
         for node in proto.graph.node
         if len(node.input) > 1 and node.input[1] in shapes and len(shapes[node.input[1]]) >= 2
     }
+
+
+def _labels(proto: onnx.ModelProto) -> dict[str, str]:
+    """How each node is named to people, by its first output."""
+    return dict(zip(map(_first, proto.graph.node), labels(proto.graph.node), strict=True))
+
+
+def _first(node: onnx.NodeProto) -> str:
+    return next(filter(None, node.output), "")

@@ -10,17 +10,17 @@ import onnx
 
 from .benchmark import LatencyTable, read_table
 from .candidates import Candidates
+from .choices import Allocation, Method, Provider, Reduction, Variant, check_align, check_choice
 from .draft import Progress, Shapes
 from .errors import InputError, ModelError
 from .graph.inline import inlined
 from .graph.model import read
+from .graph.write import refuse_overwriting
 from .pruned import Pruned
 from .pruner import run
 from .pruning import calibration as samples
 from .pruning.budget import Budget
 from .pruning.calibration import Data
-from .pruning.method import Allocation, Method
-from .pruning.pfp import Reduction, Variant
 
 SCORED = ("wanda", "magnitude")
 """Methods that leave the allocation to the caller."""
@@ -50,7 +50,7 @@ def prune(
     limit: int = 512,
     points: int = 8,
     input_shapes: Shapes = None,
-    provider: str = "cpu",
+    provider: Provider = "cpu",
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Pruned:
@@ -87,7 +87,7 @@ def prune(
 
     Raises:
         ModelError: the model cannot be read, has no channel that could go, or cannot be written.
-        InputError: data, budget or metric make no sense, or the budget cannot be met.
+        InputError: options, data, budget or metric make no sense, or the budget cannot be met.
         NotEqualError: the shrink differs from the model with zeros; nothing was written.
         RuntimeMissingError: ONNX Runtime, or the provider, is not there.
     """
@@ -96,9 +96,24 @@ def prune(
     function = samples.imported(evaluate) if isinstance(evaluate, str) else evaluate
     budget = Budget(keep_macs, keep_parameters, keep_latency, max_error, max_drop, function)
     budget.check()
-    allocation = allocation or ("utilization" if method in SCORED else "uniform")
+    if allocation is None:
+        allocation = "utilization" if method in SCORED else "uniform"
+    check_choice("method", method, Method)
+    check_choice("allocation", allocation, Allocation)
+    check_choice("variant", variant, Variant)
+    check_choice("reduction", reduction, Reduction)
+    check_choice("provider", provider, Provider)
+    if align is not None:
+        check_align(align)
     if allocation != "uniform" and method not in SCORED:
         raise InputError(f"{method} has an allocation of its own", cure="leave --allocation out, or --method wanda")
+    for option, given, default in (("variant", variant, "top"), ("reduction", reduction, "sum")):
+        if method != "pfp" and given != default:
+            raise InputError(f"{method} has no {option}", cure=f"leave --{option} out, or --method pfp")
+    if pixels is not None and data is None:
+        raise InputError(
+            "pixels are scaled of images, and there is no data", cure="leave --pixels out, or --data FOLDER"
+        )
     if table is not None and keep_latency is None:
         raise InputError("a table is read for a latency budget only", cure="--keep-latency 50%")
     if (data is None) == (random_data is None):
@@ -107,17 +122,13 @@ def prune(
             cure="--data FILE|FOLDER|module:function, or --random-data 128 for noise, which guarantees nothing",
         )
     model = inlined(read(source))
-    if output is not None and model.path is not None and _same(Path(output), model.path):
-        raise ModelError("output would overwrite the input", file=str(output), cure="give another output path")
-    if output is not None and not Path(output).parent.is_dir():
-        raise ModelError("cannot write there", file=str(output), cure="give a folder that exists")
+    if output is not None:
+        refuse_overwriting(Path(output), model)
+        if not Path(output).parent.is_dir():
+            raise ModelError("cannot write there", file=str(output), cure="give a folder that exists")
     candidates = Candidates(model, data, random_data, pixels, align, limit, input_shapes, provider, seed, say)
     if keep_latency is not None:
         candidates.use_table(read_table(table) if isinstance(table, str | Path) else table)
     candidates.rank(method, variant, allocation, reduction, budget)
     with tempfile.TemporaryDirectory(prefix="onnxshrink-") as folder:
         return run(candidates, budget, name, repair_weights, masks_only, output, Path(folder), points)
-
-
-def _same(one: Path, other: Path) -> bool:
-    return one.exists() and one.samefile(other)

@@ -162,8 +162,10 @@ def _point(found: Candidates, now: list[int], error: float) -> Point:
 def _guarantee(found: Candidates, selection: Selection, repairing: bool) -> tuple[Guarantee | None, str]:
     if found.method != "pfp":
         return None, f"{found.method} has no theorem"
-    if selection.factors is None or found.selector.drawn is None:
+    if found.selector.drawn is None:
         return None, "the theorem is about sampled channels (--variant sampled), not about a chosen selection"
+    if selection.factors is None:
+        return None, "no channel was given up, so none was sampled"
     if repairing:
         return None, "the theorem is about reweighed channels (--no-repair), not about repaired ones"
     if found.calibration.random:

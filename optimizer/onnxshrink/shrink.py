@@ -14,12 +14,13 @@ from . import benchmark
 from .acceptance import Judge, accepted
 from .channels.analysis import Options
 from .channels.plan import Plan
+from .choices import Provider, check_align, check_choice, check_negligible
 from .draft import Progress, Shapes, default_align, draft, fastest, promise
-from .errors import ConditionError, ModelError
+from .errors import ConditionError
 from .graph.inline import inlined
 from .graph.model import read
 from .graph.view import Graph, build
-from .graph.write import file_bytes
+from .graph.write import file_bytes, refuse_overwriting
 from .result import Result
 from .rewrite.map import make_map
 
@@ -33,7 +34,7 @@ def optimize(
     data: str | Path | None = None,
     input_shapes: Shapes = None,
     input_ranges: Mapping[str, tuple[float, float]] | None = None,
-    provider: str = "cpu",
+    provider: Provider = "cpu",
     keep_default_inputs: bool = False,
     verify: bool = True,
     fail_if_unchanged: bool = False,
@@ -61,24 +62,25 @@ def optimize(
 
     Raises:
         ModelError: the model cannot be read, cut or written.
-        InputError: `data`, `input_shapes` or `input_ranges` do not fit the model.
+        InputError: an option cannot be, or `data`, `input_shapes` or `input_ranges` do not fit the model.
         NotEqualError: the result differs from the original; nothing was written.
-        ConditionError: a `fail_if` condition was met; nothing was written.
+        ConditionError: a `fail_if` condition was met; nothing was written, and the error holds the result.
         RuntimeMissingError: verification needs ONNX Runtime, or the provider, and it is not there.
     """
     say = progress or (lambda _: None)
     watch = _Watch()
+    if align is not None and align != "auto":
+        check_align(align)
+    check_negligible(negligible)
+    check_choice("provider", provider, Provider)
     model = inlined(read(source))
-    if output is not None and model.path is not None and _same_file(Path(output), model.path):
-        raise ModelError("output would overwrite the input", file=str(output), cure="give another output path")
+    if output is not None:
+        refuse_overwriting(Path(output), model)
     graph = build(model, keep_default_inputs=keep_default_inputs)
     promise(graph, input_ranges)
     say("planning")
     options = Options(negligible, align if isinstance(align, int) else default_align(graph))
     made = draft(graph, options, input_shapes)
-    if fail_if_unchanged and not made.plan.changes:
-        what, cure = why_unchanged(made.plan)
-        raise ConditionError(what, file=model.name, cure=cure)
     watch.lap("plan")
     with tempfile.TemporaryDirectory(prefix="onnxshrink-") as folder:
         origin = model.path
@@ -124,30 +126,36 @@ def optimize(
             if fail_if_slower and plan.changes:
                 say("measuring")
                 latency = benchmark.bench(origin, staged.path, provider=provider, input_shapes=input_shapes)
-                if benchmark.ratio_is_slower(latency):
-                    raise ConditionError(
-                        "the result is slower than the original; nothing was written",
-                        file=model.name,
-                        cure="--align auto",
-                    )
-            mapping = make_map(made.passes, plan, _said(options, keep_default_inputs, graph))
+            if not plan.changes:
+                notes.append("; ".join(why_unchanged(plan)))
+            result = Result(
+                judge.result,
+                plan,
+                make_map(made.passes, plan, _said(options, keep_default_inputs, graph)),
+                verdict,
+                planted,
+                plan.changes,
+                sizes,
+                [*plan.notes, *notes],
+                watch.seconds,
+                latency,
+            )
+            _refuse(result, fail_if_unchanged, model.name)
             if output is not None:
                 staged.commit()
         watch.lap("write")
-    if not plan.changes:
-        notes.append("; ".join(why_unchanged(plan)))
-    return Result(
-        judge.result,
-        plan,
-        mapping,
-        verdict,
-        planted,
-        plan.changes,
-        sizes,
-        [*plan.notes, *notes],
-        watch.seconds,
-        latency,
-    )
+    return result
+
+
+def _refuse(result: Result, fail_if_unchanged: bool, file: str) -> None:
+    """Raise ConditionError where nothing changed and that is a failure, or where it was measured and is slower."""
+    if fail_if_unchanged and not result.changed:
+        what, cure = why_unchanged(result.plan)
+    elif result.latency is not None and benchmark.ratio_is_slower(result.latency):
+        what, cure = "the result is slower than the original", "--align auto"
+    else:
+        return
+    raise ConditionError(f"{what}; no model was written", result, file=file, cure=cure)
 
 
 def _said(options: Options, keep_default_inputs: bool, graph: Graph) -> dict[str, Any]:
@@ -157,10 +165,6 @@ def _said(options: Options, keep_default_inputs: bool, graph: Graph) -> dict[str
         "keep_default_inputs": keep_default_inputs,
         "input_ranges": {name: list(ends) for name, ends in graph.ranges.items()},
     }
-
-
-def _same_file(one: Path, other: Path) -> bool:
-    return one.exists() and one.samefile(other)
 
 
 class _Watch:

@@ -158,7 +158,7 @@ def test_nodes_are_told_apart() -> None:
         "{ h = Conv <pads = [1,1,1,1]> (x, w) g = GlobalAveragePool (h) f = Flatten (g) y = MatMul (f, v) }"
     )
     count = count_macs(model)
-    assert [(node.name, node.op, node.macs) for node in count.nodes] == [
+    assert [(node.output, node.op, node.macs) for node in count.nodes] == [
         ("h", "Conv", 6 * 64 * 36),
         ("y", "MatMul", 18),
     ]

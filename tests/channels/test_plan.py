@@ -14,7 +14,7 @@ from onnxshrink.channels.plan import Plan
 from onnxshrink.graph.inline import inlined
 from onnxshrink.graph.model import read
 from onnxshrink.graph.view import build
-from onnxshrink.look import Inspection
+from onnxshrink.look import Difference, Inspection
 from tests.zoo import oracle
 from tests.zoo.net import Net
 from tests.zoo.trap import DEAD, chain, chain_cut
@@ -352,3 +352,31 @@ def test_sizes_are_those_of_the_files() -> None:
     assert before is not None
     assert after is not None
     assert before - after == chain_cut(4)
+
+
+# --- names
+
+
+def two_layers(channels: int, *, same: bool = True) -> ModelProto:
+    """Two layers of different sizes, of one name or of two."""
+    net = Net()
+    net.output(net.conv(net.conv(net.input("x", SHAPE), 3, channels, zero=(2,)), channels, 4, kernel=1))
+    model = net.model()
+    for node in model.graph.node:
+        node.name = "layer" if same else node.name
+    return model
+
+
+def test_nodes_that_share_a_name_keep_their_own_figures() -> None:
+    shared, apart = (onnxshrink.optimize(two_layers(8, same=same), align=1).plan for same in (True, False))
+    assert [layer.macs for layer in shared.layers] == [layer.macs for layer in apart.layers]
+    assert len({layer.node for layer in shared.layers}) == 2
+    assert {stay.layer for stay in shared.stays} <= {layer.node for layer in shared.layers}
+
+
+def test_differences_of_nodes_that_share_a_name() -> None:
+    shared, apart = (onnxshrink.inspect(two_layers(8, same=s), two_layers(6, same=s)) for s in (True, False))
+    assert isinstance(shared, Difference)
+    assert isinstance(apart, Difference)
+    assert [sizes for _, *sizes in shared.layers] == [sizes for _, *sizes in apart.layers]
+    assert len({name for name, *_ in shared.layers}) == len(shared.layers) == 2

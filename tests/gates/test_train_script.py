@@ -1,6 +1,8 @@
 """models/train.py and models/cascade.py as a user calls them, on a few generated images in CIFAR-10's own layout."""
 
+import importlib
 import pickle
+import re
 
 import pytest
 
@@ -91,6 +93,29 @@ def test_the_other_scripts_say_mistakes_in_one_line(images, tmp_path):
         assert len(found.output.splitlines()) == 1
 
 
+def test_no_time_to_measure_in_is_refused():
+    import throughput
+
+    found = CliRunner().invoke(throughput.main, ["--seconds", "0"])
+    assert found.exit_code == 2
+    assert "0.0 is not in the range" in found.output
+
+
+@pytest.mark.parametrize(("script", "lines"), [("train", 2), ("cascade", 2), ("throughput", 1)])
+def test_commands_stand_on_lines_of_their_own_in_the_help(script, lines):
+    shown = CliRunner().invoke(importlib.import_module(script).main, ["--help"]).output
+    assert len(re.findall(r"^ +(?:python|torchrun) .*models/\w+\.py", shown, re.MULTILINE)) == lines
+
+
+def test_what_is_no_checkpoint_is_one_clear_line(images, tmp_path):
+    (tmp_path / "dense.onnx").write_bytes(b"\x08\x08nonsense")
+    found = call(images, tmp_path / "out", "--dense", str(tmp_path / "dense.onnx"))
+    assert found.exit_code == 2
+    expected = "dense.onnx: this is no checkpoint of a training; give a .pt file that a training wrote"
+    assert found.output.splitlines()[-1].endswith(expected)
+    assert len(found.output.splitlines()) == 1
+
+
 def test_a_folder_that_cannot_be_made_is_one_line(images, tmp_path):
     (tmp_path / "file").write_bytes(b"")
     found = call(images, tmp_path / "file" / "out")
@@ -129,6 +154,22 @@ def cascade(images, out, dense, *more):
     settings = [part for k, v in FIELDS.items() for part in ("--set", f"{k}={v}")]
     options = ["--samples", "16", "--device", "cpu", "--threads", "1"]
     return CliRunner().invoke(main, [*arguments, *settings, *options, *more])
+
+
+def test_a_cascade_searches_nothing(images, tmp_path):
+    (tmp_path / "dense.pt").write_bytes(b"")
+    found = cascade(images, tmp_path / "out", tmp_path / "dense.pt", "--set", "search=relaxation")
+    assert found.exit_code == 2
+    assert "a cascade prunes by --method, gates search nothing; leave --set search out" in found.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_a_run_that_goes_on_does_not_read_is_said(images, tmp_path):
+    (tmp_path / "dense.pt").write_bytes(b"")
+    assert call(images, tmp_path / "out", "--stop-after", "1").exit_code == 0
+    found = call(images, tmp_path / "out", "--stop-after", "1", "--resume", "--dense", str(tmp_path / "dense.pt"))
+    assert found.exit_code == 0, found.output
+    assert f"resumed after 1 epochs; {tmp_path / 'dense.pt'} is not read" in found.output
 
 
 @pytest.mark.slow

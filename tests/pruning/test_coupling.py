@@ -108,6 +108,16 @@ def test_size_of_random_masks(name: str, seed: int) -> None:
     assert macs(kept) == benchmark.macs(made.model, _shapes(solution))
 
 
+def test_layers_that_share_a_name_count_for_themselves() -> None:
+    model = NETS["residual"]()
+    for node in model.graph.node:
+        node.name = "layer"
+    solution, classes = understood(model)
+    macs = mac_function(solution, classes, _shapes(solution))
+    assert macs is not None
+    assert macs([found.units for found in classes]) == benchmark.macs(model, _shapes(solution))
+
+
 def test_a_shared_weight_counts_as_often_as_it_may_be_cut() -> None:
     """Two layers read one filter; when they are cut differently the file holds it twice."""
     m = Maker(["n", 3, 8, 8])

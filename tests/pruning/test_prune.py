@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 import onnxshrink
 from onnxshrink import benchmark
 from onnxshrink.cli import cli
 from onnxshrink.errors import InputError, ModelError
 from onnxshrink.pruned import Point
+from onnxshrink.report.pruned import print_curve
 from onnxshrink.runtime import session
 from tests.pruning.nets import NETS, Maker, inputs, residual
 
@@ -147,6 +150,9 @@ def test_a_budget_that_the_shrink_alone_meets() -> None:
     again = onnxshrink.prune(half.model, data=data(model), keep_macs=0.6)
     assert again.error < 1e-6
     assert any("no channel was given up" in note for note in again.notes)
+    options = {"method": "pfp", "variant": "sampled", "repair_weights": False}
+    sampled = onnxshrink.prune(half.model, data=data(model), keep_macs=0.6, **options)
+    assert sampled.no_guarantee == "no channel was given up, so none was sampled"
 
 
 def test_repair_helps_on_data_that_nothing_saw() -> None:
@@ -229,6 +235,20 @@ def test_the_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, latency: fl
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize(("latency", "width"), [(None, 80), (0.5, 80), (0.5, 200)])
+def test_the_curve_in_the_terminal(latency: float | None, width: int) -> None:
+    """A row is a line, and bars are in proportion."""
+    points = [Point(1.0, 1.0, 0.0, latency), Point(0.5, 0.5, 0.5, latency), Point(0.3, 0.3, 1.0, latency)]
+    console = Console(file=StringIO(), width=width)
+    print_curve(console, points)
+    lines = console.file.getvalue().splitlines()
+    assert len(lines) == 1 + len(points)
+    bars = [line.count("█") for line in lines[1:]]
+    assert bars[0] == 0
+    assert abs(bars[2] - 2 * bars[1]) <= 1
+    assert 10 <= bars[2] <= 30
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
@@ -308,8 +328,8 @@ BAD_DATA = {
     "wrong shape": ([{"x": X[:, :2]}], r"`x` has shape \[4, 2, 8, 8\], which is no number of samples"),
     "wrong dtype": ([{"x": X.astype(complex)}], "`x` is complex128, the input wants float32"),
     "NaN": ([{"x": X * np.nan}], "`x` holds NaN or infinity"),
-    "one sample": ([{"x": X[:1]}], "1 sample is too few .*; give at least 2"),
-    "none": ([], "0 sample is too few"),
+    "one sample": ([{"x": X[:1]}], "too few samples to score on and to hold out: 1; give at least 2"),
+    "none": ([], "data: too few samples to score on and to hold out: 0"),
     "all zero": ([{"x": 0 * X}], "all samples are zero; give inputs as the model sees them in use"),
     "no mapping": ([X], "yields ndarray, not a mapping"),
     "no file": ("nowhere.npz", "nowhere.npz: there is no such file or folder"),
@@ -341,6 +361,11 @@ BAD_BUDGETS = {
     ),
     "both data": ({"random_data": 8}, "there is data and random data"),
     "no data": ({"data": None}, "there is no calibration data; --data"),
+    "variant": ({"variant": "mixed"}, "wanda has no variant; leave --variant out, or --method pfp"),
+    "reduction": ({"method": "random", "reduction": "max"}, "random has no reduction; leave --reduction out"),
+    "limit": ({"limit": 0}, "--limit: too few samples to score on and to hold out: 0; give at least 2"),
+    "noise": ({"data": None, "random_data": 1}, "--random-data: too few samples to score on and to hold out: 1"),
+    "pixels": ({"data": None, "random_data": 8, "pixels": "0,1"}, "there is no data; leave --pixels out"),
 }
 
 

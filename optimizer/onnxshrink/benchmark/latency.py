@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from .. import runtime
+from ..choices import Provider, check_choice
 from ..errors import InputError, ModelError, short
 from ..graph.model import read
 from ..verification.inputs import Feeds, draw
@@ -118,7 +119,7 @@ def bench(
     a: str | Path,
     b: str | Path | None = None,
     *,
-    provider: str = "cpu",
+    provider: Provider = "cpu",
     batches: Sequence[int] = (1,),
     threads: int | None = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
@@ -146,8 +147,9 @@ def bench(
     Raises:
         RuntimeMissingError: ONNX Runtime or the provider is not there.
         ModelError: ONNX Runtime refuses a model.
-        InputError: a dynamic dimension needs a shape, or A and B have different inputs.
+        InputError: an option cannot be, a dynamic dimension needs a shape, or A and B have different inputs.
     """
+    check_choice("provider", provider, Provider)
     if not batches or min(batches) < 1 or seconds <= 0 or (threads or 0) < 0:
         raise InputError("batches, seconds and threads must be positive")
     paths = [str(path) for path in (a, b) if path is not None]

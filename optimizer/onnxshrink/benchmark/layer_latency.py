@@ -20,6 +20,7 @@ import numpy as np
 import onnx
 
 from .. import runtime
+from ..choices import Provider, check_choice
 from ..errors import InputError, ModelError
 from ..graph.inline import inlined
 from ..graph.model import read
@@ -45,7 +46,7 @@ def measure_layers(
     model: str | Path | onnx.ModelProto,
     output: str | Path | None = None,
     *,
-    provider: str = "cpu",
+    provider: Provider = "cpu",
     threads: int | None = None,
     batch: int = 1,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
@@ -73,10 +74,11 @@ def measure_layers(
         clock: another way to time a layer.
 
     Raises:
-        InputError: `output` holds something else, or a dynamic dimension needs a shape.
+        InputError: there is no such provider, `output` holds something else, or a dynamic dimension needs a shape.
         ModelError: ONNX Runtime refuses the model, or no layer of it has known shapes.
         RuntimeMissingError: ONNX Runtime or the provider is not there.
     """
+    check_choice("provider", provider, Provider)
     source = inlined(read(model))
     folder = source.path.parent if source.path is not None else None
     specs = inputs_of(source)

@@ -24,9 +24,11 @@ from .inputs import open_dimensions, shapes_at
 
 @dataclass(frozen=True)
 class NodeMacs:
-    """Multiply-adds of one node; `macs` is None where they are unknown, and `unknown` then says why."""
+    """Multiply-adds of the node that gives `output` first; `macs` is None where they are unknown, and `unknown` then
+    says why.
+    """
 
-    name: str
+    output: str
     op: str
     macs: int | None
     unknown: str = ""
@@ -94,18 +96,19 @@ def count_macs(
 
 def _count(graph: GraphProto, facts: Facts, dynamic: list[str]) -> Iterator[NodeMacs]:
     for node in graph.node:
-        label = node.name or next(filter(None, node.output), "")
+        output = next(filter(None, node.output), "")
         if facts.constants.issuperset(filter(None, node.output)):
             continue
         if any(_bodies(node)):
             if _multiplies(node):
-                yield NodeMacs(label, node.op_type, None, f"{node.op_type} decides at run time what is computed")
+                yield NodeMacs(output, node.op_type, None, f"{node.op_type} decides at run time what is computed")
         elif domain_of(node) in _DOMAINS and node.op_type in _FORMULAS:
             count = _FORMULAS[node.op_type](_Node(node, facts))
-            why = f"dynamic {', '.join(dynamic)}" if dynamic else f"shapes of {node.op_type} `{label}` are not inferred"
-            yield NodeMacs(label, node.op_type, count, "" if count is not None else why)
+            label = f"{node.op_type} `{node.name or output}`"
+            why = f"dynamic {', '.join(dynamic)}" if dynamic else f"shapes of {label} are not inferred"
+            yield NodeMacs(output, node.op_type, count, "" if count is not None else why)
         elif _multiplies(node):
-            yield NodeMacs(label, node.op_type, None, f"no formula for {node.domain or 'ai.onnx'}.{node.op_type}")
+            yield NodeMacs(output, node.op_type, None, f"no formula for {node.domain or 'ai.onnx'}.{node.op_type}")
 
 
 def _multiplies(node: NodeProto) -> bool:

@@ -138,7 +138,7 @@ def make_plan(
     Args:
         rewrites: the rewrites of all nodes that stay (they know the sizes of repacked weights).
         cut_shape: a tensor's shape after the cut.
-        macs: multiply-adds by node, before and after.
+        macs: multiply-adds by a node's first output, before and after.
     """
     solution, context = analysis.solution, analysis.context
     graph = context.graph
@@ -221,9 +221,8 @@ def _layer(
             new.append(int(given.size))
         elif active and name in context.graph.constant_only:
             new.append(count(cut_shape(name) or ()) or 0)
-    label = node.name or node.outputs[0]
     return Layer(
-        label,
+        node.label,
         node.op,
         *port,
         int(kept.size),
@@ -231,7 +230,7 @@ def _layer(
         removed,
         int((aligned & kept).sum()) if aligned is not None else 0,
         (sum(sizes), sum(new)),
-        (macs[0].get(label), macs[1].get(label) if active else 0),
+        (macs[0].get(port[0]), macs[1].get(port[0]) if active else 0),
     )
 
 

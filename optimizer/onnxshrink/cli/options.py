@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import click
 
-PROVIDER = click.Choice(["cpu", "cuda", "tensorrt"])
+from ..choices import MOST_ALIGN, MOST_NEGLIGIBLE, Provider
+
+MULTIPLE = click.IntRange(1, MOST_ALIGN)
+NEGLIGIBLE = click.FloatRange(0, MOST_NEGLIGIBLE)
+
+
+def choice(words: Any) -> click.Choice:
+    """The words of a Literal."""
+    return click.Choice(get_args(words))
 
 
 class Shapes(click.ParamType):
@@ -47,35 +55,12 @@ class Range(click.ParamType):
 
 
 class Align(click.ParamType):
-    """A positive integer, or "auto"."""
+    """A multiple of channels, or "auto"."""
 
     name = "N|auto"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
-        if value == "auto":
-            return "auto"
-        try:
-            number = int(value)
-        except ValueError:
-            number = 0
-        if not 1 <= number <= 1024:
-            self.fail(f"{value!r} is neither a number from 1 to 1024 nor auto", param, ctx)
-        return number
-
-
-class Share(click.ParamType):
-    """A share of something larger: from 0 to 0.001."""
-
-    name = "R"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        try:
-            share = float(value)
-        except ValueError:
-            share = -1.0
-        if not 0 <= share <= 1e-3:  # NaN is no share either
-            self.fail(f"{value!r} is no number from 0 to 0.001", param, ctx)
-        return share
+        return "auto" if value == "auto" else int(MULTIPLE.convert(value, param, ctx))
 
 
 class Numbers(click.ParamType):
@@ -136,6 +121,6 @@ def option_ranges(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def option_provider(function: Callable[..., Any]) -> Callable[..., Any]:
     """The option `--provider`."""
-    return click.option("--provider", type=PROVIDER, default="cpu", show_default=True, help="Where models run.")(
-        function
-    )
+    return click.option(
+        "--provider", type=choice(Provider), default="cpu", show_default=True, help="Where models run."
+    )(function)

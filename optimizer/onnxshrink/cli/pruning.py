@@ -9,8 +9,10 @@ from typing import Any
 import click
 from rich.markup import escape
 
+from ..choices import Allocation, Method, Reduction, Variant
 from ..errors import InputError
-from .options import Portion, option_provider, option_shapes
+from ..pruning.calibration import LEAST
+from .options import MULTIPLE, Portion, choice, option_provider, option_shapes
 from .output import console, progress, refuse_targets, write, write_json
 
 
@@ -21,7 +23,7 @@ from .output import console, progress, refuse_targets, write, write_json
     "--data", help="Samples: an .npz or .npy file, a folder of them or of images, or module:function that yields feeds."
 )
 @click.option("--pixels", metavar="LOW,HIGH|imagenet", help="Of images: what bytes 0 to 255 become, as in training.")
-@click.option("--random-data", type=click.IntRange(2), metavar="N", help="N samples of noise; guarantees nothing.")
+@click.option("--random-data", type=click.IntRange(LEAST), metavar="N", help="N samples of noise; guarantees nothing.")
 @click.option("--keep-macs", type=Portion(), help="Share of the multiply-adds that may stay, 50%.")
 @click.option("--keep-parameters", type=Portion(), help="Share of the parameters that may stay, 50%.")
 @click.option("--keep-latency", type=Portion(), help="Share of the latency on the provider in use that may stay, 50%.")
@@ -33,34 +35,30 @@ from .output import console, progress, refuse_targets, write, write_json
 @click.option("--max-error", type=float, metavar="E", help="Largest |y' - y| / |y| on held-out samples.")
 @click.option("--evaluate", metavar="MODULE:FUNCTION", help="Your metric of a model's path; more is better.")
 @click.option("--max-drop", type=float, metavar="D", help="Largest drop of that metric.")
-@click.option(
-    "--method", type=click.Choice(["wanda", "pfp", "magnitude", "random"]), default="wanda", show_default=True
-)
+@click.option("--method", type=choice(Method), default="wanda", show_default=True)
 @click.option(
     "--allocation",
-    type=click.Choice(["utilization", "knapsack", "uniform", "global"]),
+    type=choice(Allocation),
     help="Of wanda and magnitude: what each class gives up. Default: utilization.",
 )
 @click.option(
     "--variant",
-    type=click.Choice(["top", "sampled", "mixed"]),
+    type=choice(Variant),
     default="top",
     show_default=True,
     help="Of pfp: the most sensitive channels, or drawn and reweighed ones.",
 )
 @click.option(
     "--reduction",
-    type=click.Choice(["sum", "max"]),
+    type=choice(Reduction),
     default="sum",
     show_default=True,
     help="Of pfp: shares over kernel taps, as in the theory or as in the authors' code.",
 )
 @click.option("--no-repair", is_flag=True, help="Do not fit what reads pruned channels.")
 @click.option("--masks-only", is_flag=True, help="Write the zeros and stop.")
-@click.option(
-    "--align", type=click.IntRange(1, 1024), metavar="N", help="Multiple of channels. Default 4 (float16: 8)."
-)
-@click.option("--limit", type=click.IntRange(2), default=512, show_default=True, metavar="N", help="Use N samples.")
+@click.option("--align", type=MULTIPLE, metavar="N", help="Multiple of channels. Default 4 (float16: 8).")
+@click.option("--limit", type=click.IntRange(LEAST), default=512, show_default=True, metavar="N", help="Use N samples.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @option_shapes
 @option_provider
@@ -85,7 +83,7 @@ def prune(
 
     if map_file is not None and options["masks_only"]:
         raise InputError("--map is written by the shrink, which --masks-only leaves out", cure="drop one of them")
-    refuse_targets([map_file, json_file, curve], [model, output])
+    refuse_targets([map_file, json_file, curve], [model], [options["data"], options["table"]], output)
     if curve is not None:
         check_figure(curve)
     out = console(json_file)

@@ -9,8 +9,8 @@ from typing import Any
 import click
 from rich.markup import escape
 
-from ..errors import ModelError
-from .options import Align, Share, option_provider, option_ranges, option_shapes
+from ..errors import ConditionError, ModelError
+from .options import MULTIPLE, NEGLIGIBLE, Align, option_provider, option_ranges, option_shapes
 from .output import console, progress, refuse_targets, write, write_json
 
 
@@ -22,7 +22,7 @@ from .output import console, progress, refuse_targets, write, write_json
 )
 @click.option(
     "--negligible",
-    type=Share(),
+    type=NEGLIGIBLE,
     default=1e-8,
     show_default=True,
     help="Weights below this share of their layer's largest count as zero; 0: exact zeros only.",
@@ -35,8 +35,8 @@ from .output import console, progress, refuse_targets, write, write_json
 @click.option("--json", "json_file", metavar="FILE|-", help="Write the report as JSON.")
 @click.option("--keep-default-inputs", is_flag=True, help="Leave initializers that are listed as inputs overridable.")
 @click.option("--no-verify", is_flag=True, help="Skip the numerical verification (never the structural check).")
-@click.option("--fail-if-unchanged", is_flag=True, help="Exit 4 when nothing can go.")
-@click.option("--fail-if-slower", is_flag=True, help="Measure, and exit 4 when the result is slower.")
+@click.option("--fail-if-unchanged", is_flag=True, help="Exit 4, with --json but without OUT, when nothing can go.")
+@click.option("--fail-if-slower", is_flag=True, help="Measure; exit 4 in the same way when the result is slower.")
 def optimize(
     model: Path,
     output: Path,
@@ -51,24 +51,32 @@ def optimize(
     from .. import optimize as run
     from ..report.terminal import print_plan, print_sizes, print_verification
 
-    refuse_targets([map_file, json_file], [model, output])
+    refuse_targets([map_file, json_file], [model], [options["data"]], output)
     out = console(json_file)
-    with progress() as say:
-        result = run(
-            model,
-            output,
-            input_shapes=dict(input_shapes),
-            input_ranges=dict(input_ranges),
-            verify=not no_verify,
-            progress=say,
-            **options,
-        )
+    try:
+        with progress() as say:
+            result = run(
+                model,
+                output,
+                input_shapes=dict(input_shapes),
+                input_ranges=dict(input_ranges),
+                verify=not no_verify,
+                progress=say,
+                **options,
+            )
+    except ConditionError as met:
+        if json_file is None:
+            raise
+        write_json(json_file, {"input": str(model), "output": None, **met.result.to_json()})
+        raise ConditionError(f"{met.what}, only the report", met.result, file=met.file, cure=met.cure) from met
     if map_file is not None:
         write(map_file, json.dumps(result.map, indent=1))
     print_plan(out, result.plan)
     print_sizes(out, result.sizes)
     if result.verification is not None:
         print_verification(out, result.verification)
+    elif result.changed:
+        out.print("not verified: --no-verify")
     if result.planted is not None:
         out.print(
             f"claims tested: {result.planted.known} known values, {result.planted.unread} unread channels under noise"
@@ -87,8 +95,8 @@ def optimize(
 @click.command()
 @click.argument("model", metavar="IN.onnx", type=click.Path(path_type=Path))
 @click.argument("other", metavar="[OTHER.onnx]", required=False, type=click.Path(path_type=Path))
-@click.option("--align", type=click.IntRange(1, 1024), default=1, show_default=True, metavar="N")
-@click.option("--negligible", type=Share(), default=1e-8, show_default=True)
+@click.option("--align", type=MULTIPLE, default=1, show_default=True, metavar="N")
+@click.option("--negligible", type=NEGLIGIBLE, default=1e-8, show_default=True)
 @click.option("--all", "everything", is_flag=True, help="List unchanged layers too.")
 @option_shapes
 @option_ranges
@@ -134,7 +142,7 @@ def verify(a: Path, b: Path, input_shapes: tuple[Any, ...], json_file: str | Non
     from ..graph.model import read
     from ..report.terminal import print_verification
 
-    refuse_targets([json_file], [a, b])
+    refuse_targets([json_file], [a, b], [options["data"]])
     read(b)  # a file that is no model is an error, not a difference
     out = console(json_file)
     with progress() as say:

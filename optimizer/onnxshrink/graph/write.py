@@ -23,6 +23,23 @@ EXTERNAL_FROM = 1024
 INSIDE_LIMIT = 2**31 - 2**20
 
 
+def data_of(path: Path) -> Path:
+    """Where a model that is written there keeps its weights, if outside."""
+    return path.with_name(f"{path.name}.data")
+
+
+def refuse_overwriting(destination: Path, source: Model) -> None:
+    """Say before anything is done that a model would be written over the one that it is made from.
+
+    Raises:
+        ModelError: the source, or its external data, lies where the result or its external data would go.
+    """
+    held = [source.path, *(source.path.parent / name for name in source.external_files())] if source.path else []
+    for place in (destination, data_of(destination)):
+        if place.exists() and any(path.exists() and path.samefile(place) for path in held):
+            raise ModelError("output would overwrite the input", file=str(place), cure="give another output path")
+
+
 class Staged:
     """A model written beside its destination, not yet in its place; a context manager that cleans up."""
 
@@ -37,19 +54,10 @@ class Staged:
                 whose file gets the result's name).
 
         Raises:
-            ModelError: the destination is a folder, its folder does not exist, cannot be written or is full, or the
-                source keeps its weights where the result's would go.
+            ModelError: the destination is a folder, or its folder does not exist, cannot be written or is full.
         """
         if destination.is_dir():
             raise ModelError("is a folder", file=str(destination), cure="give the path of a file")
-        data = destination.with_name(f"{destination.name}.data")
-        held = [source.path.parent / name for name in source.external_files()] if source.path else []
-        if data.exists() and any(path.exists() and path.samefile(data) for path in held):
-            raise ModelError(
-                "external data of the output would overwrite the input's",
-                file=str(data),
-                cure="give another output path",
-            )
         self.destination = destination
         self._outside = bool(source.external_files()) or model.ByteSize() > INSIDE_LIMIT
         try:
@@ -75,7 +83,7 @@ class Staged:
 
     def _write(self, proto: onnx.ModelProto, source: Model) -> None:
         if self._outside:
-            data = self._folder / f"{self.destination.name}.data"
+            data = data_of(self.path)
             with data.open("wb") as file:
                 for tensor in tensors(proto.graph):
                     content = source.array(tensor).tobytes() if uses_external_data(tensor) else tensor.raw_data
@@ -96,7 +104,7 @@ class Staged:
         Raises:
             ModelError: the system refuses.
         """
-        data = self._folder / f"{self.destination.name}.data"
+        data = data_of(self.path)
         try:
             if data.exists():
                 os.replace(data, self.destination.parent / data.name)

@@ -24,6 +24,9 @@ Data = str | Path | Iterable[Mapping[str, np.ndarray]]
 HELD_EVERY = 4
 """Every so many-th sample is held out: used for errors, never for scores or repair."""
 
+LEAST = 2
+"""Samples: one to score on, one to hold out."""
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -75,14 +78,15 @@ def load(
         shapes: of images, the size of inputs that leave it open.
 
     Raises:
-        InputError: a name, shape or dtype that does not fit, NaN or infinity, fewer than two samples, only zeros, or
-            the caller's function raises.
+        InputError: a name, shape or dtype that does not fit, NaN or infinity, fewer than two samples or a `limit` to
+            fewer, only zeros, or the caller's function raises.
     """
+    _enough(limit, "--limit")
     specs = inputs.signature(model)
     name, given = _named(data), _resolve(data)
     scaling = None if pixels is None else images.parse_pixels(pixels)
     found = images.find(given) if isinstance(given, Path) and given.is_dir() else []
-    if found and any(path.suffix in (".npz", ".npy") for path in Path(name).iterdir()):
+    if found and any(path.suffix in files.SUFFIXES for path in Path(name).iterdir()):
         raise InputError("holds images and arrays", file=name, cure="give a folder of one kind")
     if scaling is not None and not found:
         raise InputError("holds no images, and arrays are taken as they are", file=name, cure="leave --pixels out")
@@ -90,12 +94,7 @@ def load(
         samples = images.load(found, specs, limit, scaling, shapes or {})
     else:
         samples = files.load(given, specs, limit) if isinstance(given, Path) else _collect(given, specs, limit, name)
-    if len(samples) < 2:
-        raise InputError(
-            f"{len(samples)} sample is too few to score on and to hold out",
-            file=name,
-            cure="give at least 2, better 128 or more",
-        )
+    _enough(len(samples), name)
     if all(not np.any(array) for feeds in samples for array in feeds.values()):
         raise InputError("all samples are zero", file=name, cure="give inputs as the model sees them in use")
     return _split(specs, samples)
@@ -105,13 +104,23 @@ def draw(model: onnx.ModelProto, count: int, shapes: Mapping[str, tuple[int, ...
     """Normal noise in place of data.
 
     Raises:
-        InputError: values of an input cannot be drawn, or `shapes` do not fit.
+        InputError: values of an input cannot be drawn, `shapes` do not fit, or `count` is below two.
     """
+    _enough(count, "--random-data")
     specs = inputs.signature(model)
     inputs.require_drawable(specs)
     sizes = next(inputs.sizes(specs, shapes))
-    samples = [inputs.draw(specs, sizes, "normal", seed + number) for number in range(max(2, count))]
+    samples = [inputs.draw(specs, sizes, "normal", seed + number) for number in range(count)]
     return _split(specs, samples, random=True)
+
+
+def _enough(count: int, file: str) -> None:
+    if count < LEAST:
+        raise InputError(
+            f"too few samples to score on and to hold out: {count}",
+            file=file,
+            cure=f"give at least {LEAST}, better 128 or more",
+        )
 
 
 def _split(specs: tuple[InputSpec, ...], samples: list[Feeds], *, random: bool = False) -> Calibration:

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 
+from ..choices import Allocation, Method, Variant
 from ..ops.rule import Context
 from . import pfp
 from .allocation import Order, Size, ordered, uniform
 from .coupling import CouplingClass
 from .knapsack import knapsack, measured_errors, shares_lost
-from .pfp import Importance, Variant
+from .pfp import Importance
 from .scoring import Scores, magnitudes
-
-Method = Literal["wanda", "pfp", "magnitude", "random"]
-Allocation = Literal["uniform", "global", "knapsack", "utilization"]
-METHODS: tuple[str, ...] = get_args(Method)
 
 
 @dataclass(frozen=True)

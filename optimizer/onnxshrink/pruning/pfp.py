@@ -20,12 +20,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
-Reduction = Literal["sum", "max"]
-Variant = Literal["sampled", "top", "mixed"]
+from ..choices import Reduction
+
 DELTA = 1e-16
 """Failure probability of a layer, as in the authors' code."""
 

@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from ..choices import Reduction
 from ..ops.rule import Context
 from ..ops.tie import Port
 from .calibration import Calibration
 from .coupling import CouplingClass, output_port
 from .patches import Reader
-from .pfp import TINY, Importance, Reduction, shares, totals_of
+from .pfp import TINY, Importance, shares, totals_of
 from .probe import Watch, passes, probe, stream
 
 PATCHES = 16

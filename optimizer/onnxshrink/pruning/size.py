@@ -121,10 +121,10 @@ def mac_function(
     counted = benchmark.count_macs(graph.model.proto, input_shapes)
     if counted.total is None:
         return None
-    by_label = {item.name: float(item.macs or 0) for item in counted.nodes}
+    by_output = {item.output: float(item.macs or 0) for item in counted.nodes}
     terms = Terms(solution, classes)
     for node in graph.nodes:
-        macs = by_label.get(node.name or node.outputs[0])
+        macs = by_output.get(node.outputs[0])
         if macs and solution.active(node):
             axes = _factors(node, terms)
             full = math.prod(size for size, _ in axes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from rich.bar import Bar
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -63,18 +64,20 @@ def print_masks(console: Console, masks: Sequence[Kept]) -> None:
 
 
 def print_curve(console: Console, curve: Sequence[OnCurve]) -> None:
-    """Error on held-out samples by budget, with a bar in proportion."""
+    """Error on held-out samples by budget, with a bar in proportion, as wide as the terminal leaves room for."""
     if not curve:
         return
     timed = any(point.latency is not None for point in curve)
     names = ["MACs kept", "parameters kept", *(["latency kept"] if timed else []), "error, unrepaired", ""]
     table = Table(*names, box=None, header_style="bold")
+    for column in table.columns[:-1]:
+        column.no_wrap = True
+    table.columns[-1].max_width = 30
     top = max(point.error for point in curve) or 1.0
     for point in curve:
         macs = "?" if point.macs is None else f"{100 * point.macs:.1f} %"
-        bar = "█" * max(1, round(30 * point.error / top))
         latency = [] if point.latency is None else [f"{100 * point.latency:.1f} %"]
-        table.add_row(macs, f"{100 * point.parameters:.1f} %", *latency, f"{point.error:.3g}", bar)
+        table.add_row(macs, f"{100 * point.parameters:.1f} %", *latency, f"{point.error:.3g}", Bar(top, 0, point.error))
     console.print(table)
 
 

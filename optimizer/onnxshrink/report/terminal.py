@@ -80,7 +80,6 @@ def _layers(layers: list[Layer]) -> Table:
     aligned = any(layer.aligned for layer in layers)
     table = Table(box=None, header_style="bold", row_styles=["", "dim"])
     table.add_column("layer", overflow="fold")
-    table.add_column("op")
     columns = ["before", "after", *(SHORT[k] for k in kinds), *(["align"] if aligned else []), "parameters", "MACs"]
     for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
@@ -89,7 +88,7 @@ def _layers(layers: list[Layer]) -> Table:
         if aligned:
             cells.append(str(layer.aligned or ""))
         cells += [saved(*layer.parameters), saved(*layer.macs)]
-        table.add_row(escape(layer.node), layer.op, *cells)
+        table.add_row(escape(layer.node), *cells)
     return table
 
 
@@ -139,7 +138,7 @@ def _disagreements(console: Console, plan: Plan) -> None:
 
 
 def print_verification(console: Console, verification: Verification) -> None:
-    """The verdict in two lines."""
+    """The verdict in two lines, and its notes."""
     style = {"passed": "green", "failed": "red", "unverified": "yellow"}[verification.state]
     console.print(Text(verification.summary(), style=style))
     for note in verification.notes:

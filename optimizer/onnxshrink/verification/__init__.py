@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
+from ..choices import Provider, check_choice
 from ..errors import InputError, ModelError
 from . import interface, structure
 from .inputs import Ranges
@@ -28,7 +29,7 @@ def verify(
     *,
     data: str | Path | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
-    provider: str = "cpu",
+    provider: Provider = "cpu",
     seeds: int = 3,
     tolerance: float | None = None,
     progress: Callable[[str], None] | None = None,
@@ -61,9 +62,11 @@ def verify(
 
     Raises:
         ModelError: `a` cannot be read.
-        InputError: `data` or `input_shapes` do not fit the model, or the original does not run on them.
+        InputError: there is no such provider, `data` or `input_shapes` do not fit the model, or the original does not
+            run on them.
         RuntimeMissingError: ONNX Runtime or the provider is not there.
     """
+    check_choice("provider", provider, Provider)
     started = time.monotonic()
     original = open_source(a)
     try:

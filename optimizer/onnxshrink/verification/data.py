@@ -11,6 +11,8 @@ import numpy as np
 from ..errors import InputError
 from .inputs import Feeds, InputSpec, describe
 
+SUFFIXES = frozenset({".npy", ".npz"})
+
 
 def load(path: str | Path, specs: Sequence[InputSpec], limit: int | None = None) -> list[Feeds]:
     """Samples, each ready to be fed: one array per input, in the input's dtype and rank.
@@ -31,7 +33,7 @@ def load(path: str | Path, specs: Sequence[InputSpec], limit: int | None = None)
     place = Path(path)
     if not place.exists():
         raise InputError("there is no such file or folder", file=str(path))
-    files = sorted(p for p in place.iterdir() if p.suffix in (".npz", ".npy")) if place.is_dir() else [place]
+    files = sorted(p for p in place.iterdir() if p.suffix in SUFFIXES) if place.is_dir() else [place]
     if not files:
         raise InputError("the folder has no .npz or .npy file", file=str(path))
     samples: list[Feeds] = []

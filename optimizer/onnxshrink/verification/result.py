@@ -62,7 +62,7 @@ class Verification:
         return plain
 
     def summary(self) -> str:
-        """Two lines for people: the verdict with its numbers, and what it rests on."""
+        """Two lines for people, to which `notes` add: the verdict with its numbers, and what it rests on."""
         word = {"passed": "equal", "failed": "NOT EQUAL", "unverified": "not verified numerically"}[self.state]
         numbers = ""
         if any(d.error for d in self.draws):
@@ -78,7 +78,7 @@ class Verification:
             count = sum(d.evidence for d in self.draws)
             kinds = ", ".join(dict.fromkeys(d.distribution for d in self.draws if d.evidence)) or "none"
             rests = f"{count} of {len(self.draws)} draws are evidence ({kinds}), optimizations off and on, {rests}"
-        return f"{word}{numbers}\n{'; '.join([rests, *self.notes[:3]])}"
+        return f"{word}{numbers}\n{rests}"
 
 
 def _plain(value: Any) -> Any:

@@ -40,7 +40,10 @@ def load(path: Path, network: str) -> dict[str, Any]:
         state = torch.load(path, weights_only=True, map_location="cpu")
         made_for = state["recipe"]["network"]
     except Exception as error:  # pickle, zip and torch raise many types
-        raise InputError(f"this is no checkpoint of a training: {short(error, 120)}", file=str(path)) from error
+        cause = f": {error.strerror}" if isinstance(error, OSError) else ""
+        raise InputError(
+            f"this is no checkpoint of a training{cause}", file=str(path), cure="give a .pt file that a training wrote"
+        ) from error
     if made_for != network:
         raise InputError(
             f"this checkpoint belongs to the architecture {made_for}, the recipe is for {network}",

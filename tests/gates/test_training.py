@@ -336,7 +336,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(tm
     before = (tmp_path / "checkpoint.pt").read_bytes()
     with torch.no_grad():
         run.gated.network.head.bias.fill_(float("nan"))
-    with pytest.raises(OnnxshrinkError, match=r"epoch 3, by batch 4; the last good checkpoint is .*after epoch 2;"):
+    with pytest.raises(OnnxshrinkError, match=r"epoch 3, by batch 1; the last good checkpoint is .*after epoch 2;"):
         run.fit()
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
     again = trainer(tmp_path)
@@ -477,6 +477,14 @@ def test_what_cannot_be_written_is_named_and_the_old_checkpoint_stays(tmp_path, 
         run.fit(2)
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_how_steep_the_sigmoid_is_does_not_decide_what_matters(tmp_path):
+    """Importance is measured at gates that are 1, where a steep sigmoid has no gradient."""
+    runs = [trainer(tmp_path / str(slope), slope=slope, vanish=True) for slope in (5.0, 1000.0)]
+    for run in runs:
+        run.fit()
+    assert_same(*(run.gated.network.state_dict() for run in runs))
 
 
 def test_a_target_that_cannot_be_reached(tmp_path):

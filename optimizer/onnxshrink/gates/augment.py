@@ -27,6 +27,8 @@ class Gated(nn.Module):
         gates: one gate for each class of coupled units, by the name of the first layer that makes them.
         coupling: what couples the units.
         holders: for each parameter the names that it has in different modules: shared ones have several.
+        felt: w dL/dw of each w of `factors`, [1 + units], the sum over all backward passes since `Importance` took it;
+            None if there was none.
     """
 
     def __init__(self, network: nn.Module, coupling: Coupling, gates: Mapping[str, Gate], classes: list[list[int]]):
@@ -41,6 +43,7 @@ class Gated(nn.Module):
         for number, (_, _, units) in enumerate(self._gated()):
             self.register_buffer(f"index{number}", self.places(units), persistent=False)
         self.holders = _holders(network)
+        self.felt: Tensor | None = None
         self._recompute = Recompute()
 
     def _gated(self) -> list[tuple[str, int, Tensor]]:
@@ -78,6 +81,8 @@ class Gated(nn.Module):
         """The gated parameters times their gates."""
         factors, own = self.factors(), dict(self.network.named_parameters())
         found: dict[str, Tensor] = {}
+        if factors.requires_grad:
+            self._feel(factors)
         for number, (name, axis, _) in enumerate(self._gated()):
             parameter = found.get(name, own[name])
             shape = [1] * parameter.dim()
@@ -85,6 +90,16 @@ class Gated(nn.Module):
             index: Tensor = getattr(self, f"index{number}")
             found[name] = parameter * factors[index].view(shape).to(parameter.dtype)
         return found
+
+    def _feel(self, factors: Tensor) -> None:
+        """Have a backward pass note what the loss says of these factors."""
+        values = factors.detach()
+
+        def note(gradient: Tensor) -> None:
+            change = values * gradient.detach()
+            self.felt = change if self.felt is None else self.felt + change
+
+        factors.register_hook(note)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the network answers with its gates."""

@@ -32,6 +32,10 @@ class Ranks:
             distributed.all_reduce(tensor)
         return tensor
 
+    def mean(self, tensor: Tensor) -> Tensor:
+        """The mean of a tensor over all processes."""
+        return self.total(tensor) / self.world
+
     def shard(self, batch: int) -> int:
         """How many examples of a batch are this process's.
 

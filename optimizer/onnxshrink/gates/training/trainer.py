@@ -289,17 +289,17 @@ class Trainer:
             self.optimizers.zero_grad()
             loss.backward()
             if searching:
-                self.importance.add()
+                self.importance.add(self.ranks.mean)
             self.optimizers.step(gates=relaxing)
             self.monitor.advance(recipe.batch)
-            if step % WATCH == 0 or step == steps:
+            if step % WATCH == 0 or step == steps or step in closings:
                 self._watch(total, f"the loss is not a number any more in epoch {self.done + 1}, by batch {step}")
             if step in closings:
                 found = self._close(closings[step], x)
                 found["closed"] += figures.get("closed", 0)
                 found["difference"] = max(found["difference"], figures.get("difference", 0.0))
                 figures |= found
-        figures["loss"] = float(self.ranks.total(total)) / steps / self.ranks.world
+        figures["loss"] = float(self.ranks.mean(total)) / steps
         if relaxing:
             with torch.no_grad():
                 w = torch.cat([gate.open()[gate.mask > 0] for gate in self._gates])

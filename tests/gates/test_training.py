@@ -158,6 +158,17 @@ def test_a_run_that_is_killed_within_an_epoch_goes_on_from_the_last_one(tmp_path
     assert_same(weights(whole), weights(again))
 
 
+def test_a_run_that_is_resumed_at_its_end_has_the_gates_that_it_ended_with(tmp_path):
+    """Their slope is no longer that of the recipe's beginning."""
+    changes = {"search": "relaxation", "slope_end": 20.0, "collapse": False}
+    run = trainer(tmp_path, **changes)
+    run.fit()
+    again = trainer(tmp_path, **changes)
+    again.resume()
+    again.fit()
+    assert all(torch.equal(one.weights(), two.weights()) for one, two in zip(run._gates, again._gates, strict=True))
+
+
 def test_another_run_does_not_write_into_a_folder_that_has_a_checkpoint(tmp_path):
     trainer(tmp_path).fit(1)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
@@ -445,11 +456,12 @@ def test_what_comes_may_be_changed_and_is_told(tmp_path):
     assert again.done == 5
 
 
-def test_a_checkpoint_whose_recipe_lacks_fields_goes_on(tmp_path):
+def test_a_checkpoint_without_what_gates_and_recipes_have_besides_goes_on(tmp_path):
     trainer(tmp_path).fit(1)
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     state["recipe"] = {"network": "resnet8"}
     del state["examples"]
+    state["network"] = {name: value for name, value in state["network"].items() if not name.endswith("_extra_state")}
     torch.save(state, tmp_path / "checkpoint.pt")
     assert trainer(tmp_path).resume()
 

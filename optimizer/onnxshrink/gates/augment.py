@@ -1,6 +1,7 @@
 """Augmentation: any network with gates on its units, without a change to its code."""
 
 import copy
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -143,14 +144,20 @@ def augment(
         example: inputs to trace it with, with a batch of at least 2.
         form: "sigmoid", "step" or "hard-concrete".
         anchored: names of gates (of the first layer of their class) of which one unit always stays open.
-        options: of the gate: slope, start, identity (see `Gate`).
+        options: of the gate: start, identity and, of a sigmoid or a step, slope (see `Gate`).
 
     Raises:
         InputError: the network cannot be traced, nothing in it can be gated, units that would be gated are made by no
-            layer, or there is no such form or gate.
+            layer, there is no such form or gate, or gates of this form have no such option or value of it.
     """
     if form not in FORMS:
         raise InputError(f"there is no gate form {form!r}", cure=f"take one of {', '.join(FORMS)}")
+    known = [name for name in inspect.signature(FORMS[form]).parameters if name not in ("units", "anchored")]
+    for name in options:
+        if name not in known:
+            raise InputError(
+                f"gates of the form {form} have no option {name!r}", cure=f"take one of {', '.join(known)}"
+            )
     coupling = couple(network, example if isinstance(example, tuple) else (example,))
     classes = classes_of(coupling)
     if not classes:

@@ -338,6 +338,25 @@ def test_two_processes_give_the_same_result_as_one(tmp_path):
         assert line["loss"] == pytest.approx(other["loss"], rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"momentum": None}, {"affine": False}, {"track_running_stats": False}, {"bias": False}], ids=str
+)
+def test_the_statistics_of_the_whole_batch_are_those_of_one_process(options, monkeypatch):
+    """Two processes with the same part each: a sum over both is twice that of one."""
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(training.distributed.collective, "all_reduce", lambda tensor: 2 * tensor)
+    torch.manual_seed(0)
+    alone, one_of_two = torch.nn.BatchNorm2d(3, **options), torch.nn.BatchNorm2d(3, **options)
+    training.synchronize(one_of_two, training.Ranks(0, 2))
+    for parameter in (*alone.parameters(), *one_of_two.parameters()):
+        torch.nn.init.constant_(parameter, 1.5)
+    for mode in (True, True, True, False):
+        part = torch.randn(4, 3, 5, 5) + 1
+        expected = alone.train(mode)(torch.cat([part, part]))[:4]
+        torch.testing.assert_close(one_of_two.train(mode)(part), expected)
+        assert_same(one_of_two.state_dict(), alone.state_dict(), rtol=1e-6, atol=1e-6)
+
+
 # errors
 
 

@@ -475,11 +475,30 @@ def test_what_comes_may_be_changed_and_is_told(tmp_path):
     assert again.done == 5
 
 
+def test_other_data_of_the_same_shapes_is_refused(tmp_path):
+    from data import Augmentation, Examples, InMemory
+
+    def data(pixels, targets):
+        return InMemory(Examples(pixels, targets), examples(32), Augmentation(shift=2))
+
+    own = examples()
+    trainer(tmp_path, data=data(own.pixels, own.targets)).fit(1)
+    assert trainer(tmp_path, data=data(own.pixels ^ 1, own.targets)).resume()  # another decoder's rounding
+    for pixels, targets in ((own.pixels.flip(0), own.targets), (own.pixels, own.targets.flip(0))):
+        with pytest.raises(InputError, match=r"checkpoint\.pt: this checkpoint was trained with other data"):
+            trainer(tmp_path, data=data(pixels, targets)).resume()
+    fewer = trainer(tmp_path, data=data(own.pixels[:32], own.targets[:32]))
+    said = []
+    fewer.monitor.say = said.append
+    assert fewer.resume()
+    assert said == ["from epoch 2 on: examples 64 → 32"]
+
+
 def test_a_checkpoint_without_what_gates_and_recipes_have_besides_goes_on(tmp_path):
     trainer(tmp_path).fit(1)
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     state["recipe"] = {"network": "resnet8"}
-    del state["examples"]
+    del state["examples"], state["sample"]
     state["network"] = {name: value for name, value in state["network"].items() if not name.endswith("_extra_state")}
     torch.save(state, tmp_path / "checkpoint.pt")
     assert trainer(tmp_path).resume()

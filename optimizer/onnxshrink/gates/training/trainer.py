@@ -23,7 +23,7 @@ from ..loss import Size, ejector_loss
 from ..removal import branches
 from ..schedule import one_cycle, set_slope
 from . import checkpoint
-from .data import Data
+from .data import Data, sample
 from .distributed import Ranks, synchronize
 from .folder import Folder
 from .monitor import Monitor
@@ -83,6 +83,7 @@ class Trainer:
         self.folder = Folder(out)
         self.monitor = monitor or Monitor(out if self.ranks.first else None)
         self.example = example.to(self.device)
+        self.sample = sample(data)
         self.plan = plan(recipe)
         self.done = 0
         self.cuts: list[dict[str, Tensor]] = []
@@ -142,6 +143,7 @@ class Trainer:
                 "recipe": asdict(self.recipe),
                 "done": self.done,
                 "examples": len(self.data),
+                "sample": self.sample,
                 "cuts": self.cuts,
                 "network": self.gated.state_dict(),
                 "optimizers": self.optimizers.state(),
@@ -159,10 +161,10 @@ class Trainer:
         The recipe stays the caller's, so that epochs to come may be planned anew; what is other than it was is told.
 
         Raises:
-            InputError: the checkpoint belongs to another architecture, was made by a recipe that differs in what is
-                trained already, or is beyond the end of the plan.
+            InputError: the checkpoint belongs to another architecture or data set, was made by a recipe that differs in
+                what is trained already, or is beyond the end of the plan.
         """
-        found = self.folder.read(self.recipe, len(self.plan), len(self.data))
+        found = self.folder.read(self.recipe, len(self.plan), len(self.data), self.sample)
         if found is None:
             return False
         state, others = found

@@ -57,6 +57,28 @@ def test_a_branch_stays_where_the_caller_says_that_the_network_needs_it(gated):
     assert {gate.kept for gate in gated.gate_list} == {1}
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_what_is_not_finite_orders_nothing(value, gated):
+    size, scores = gates.Size(gated), torch.ones(1 + len(gated.place))
+    scores[0] = torch.inf  # of what has no gate
+    assert gates.close_gates(gated, scores, size, 0.9)
+    scores[1:4] = value
+    with pytest.raises(InputError, match=r"the scores of 3 units of \d+ are not finite"):
+        gates.close_gates(gated, scores, size, 0.5)
+    with torch.no_grad():
+        gated.network.stem[0].weight[0, 0, 0, 0] = value
+    with pytest.raises(InputError, match=r"the L1 norms of \d+ units of \d+ are not finite"):
+        gates.close_uniform(gated, size, 0.5)
+    assert size.kept() > 0.8
+
+
+def test_scores_that_are_infinite_for_what_they_save_close_what_is_open(gated):
+    """Of units that cost next to nothing; closed ones are no candidates again."""
+    size, scores = gates.Size(gated), torch.full((1 + len(gated.place),), 3e38)
+    assert gates.close_gates(gated, scores, size, 0.5) == sum(gate.units - gate.kept for gate in gated.gate_list)
+    assert size.kept() <= 0.5
+
+
 @pytest.mark.parametrize("search", ["uniform", "importance"])
 def test_counts_stay_multiples(search):
     from .networks import made

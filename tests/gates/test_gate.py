@@ -16,6 +16,28 @@ def test_a_new_gate_is_nearly_the_identity():
     assert gates.StepGate(3).weights().tolist() == [1, 1, 1]
 
 
+@pytest.mark.parametrize("form", [gates.Gate, gates.StepGate, gates.HardConcrete])
+def test_a_gate_that_starts_at_the_identity_is_exactly_1_in_any_precision(form):
+    gate = form(19, start=2.5, identity=True).eval()
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        assert gate.to(dtype).weights().tolist() == [1] * 19
+    with pytest.raises(InputError, match=r"not the identity at alpha = -1000; take a larger start"):
+        form(3, start=-1000.0, identity=True)
+
+
+def test_the_state_of_a_gate_is_all_that_its_factors_are_made_of():
+    gate, other = gates.Gate(3, start=0.5, identity=True), gates.Gate(3)
+    gates.set_slope(gate, 30)
+    torch.nn.init.uniform_(gate.alpha, -0.5, 0.5)
+    state = gate.state_dict()
+    other.load_state_dict(state)
+    assert torch.equal(other.weights(), gate.weights())
+    del state["_extra_state"]
+    kept = gates.Gate(3, slope=30.0, start=0.5, identity=True)
+    kept.load_state_dict(state)
+    assert torch.equal(kept.weights(), gate.weights())
+
+
 def test_a_gate_multiplies_what_is_behind_the_normalization(gated):
     """Conv -> BatchNorm -> gate, said with parameters instead of an activation."""
     network = gated.network
@@ -84,6 +106,25 @@ def test_hard_concrete_gates_are_drawn_in_training_and_fixed_in_evaluation():
     # the share of open gates is the probability that the size loss uses
     assert float((drawn > 0).float().mean()) == pytest.approx(float(gate.open()[0].detach()), abs=0.01)
     assert torch.equal(gate.eval().weights(), gate.weights())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"form": "hard-concrete", "slope": 2.0},
+            "form hard-concrete have no option 'slope'; take one of start, identity",
+        ),
+        ({"size": 2}, "form sigmoid have no option 'size'; take one of slope, start, identity"),
+        ({"form": "step", "start": -1.0, "identity": True}, "not the identity at alpha = -1"),
+    ],
+)
+def test_options_that_a_form_lacks_are_refused(options, message):
+    network, example = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 2)), torch.zeros(2, 4)
+    with pytest.raises(InputError, match=message):
+        gates.augment(network, example, **options)
+    gated = gates.augment(network, example, form=options.get("form", "sigmoid"), identity=True).eval()
+    assert gated.factors().tolist() == [1] * 5
 
 
 def test_a_threshold_outside_0_to_1_is_refused():

@@ -56,6 +56,42 @@ def test_score_ignores_a_scale_moved_from_gamma_into_the_next_weights(gated, bat
         torch.testing.assert_close(one, two, rtol=2e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"slope": 20.0, "identity": True},
+        {"start": -0.2, "anchored": ["0"]},
+        {"form": "step"},
+        {"form": "hard-concrete", "start": 0.5},
+    ],
+    ids=["sigmoid", "steep", "anchored", "step", "hard-concrete"],
+)
+@pytest.mark.parametrize("training", [True, False])
+def test_score_is_of_the_factor_in_every_form(options, training):
+    """A gate multiplies a filter and its bias, so w dL/dw is the sum of theta dL/dtheta over both."""
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3))
+    x, layer = torch.randn(2, 3, 8, 8), network[0]
+    gated = gates.augment(network, x, **options).train(training)
+    importance, expected = gates.Importance(gated), 0.0
+    for passes in (1, 2):  # passes of one batch are one sum
+        gated.zero_grad()
+        for _ in range(passes):
+            gated(torch.randn(2, 3, 8, 8)).square().mean().backward()
+        importance.add()
+        change = (layer.weight.grad * layer.weight).flatten(1).sum(1) + layer.bias.grad * layer.bias
+        expected = expected + change.detach() ** 2
+    torch.testing.assert_close(importance.row()[1:], expected)
+    assert importance.row()[1:].any()
+
+
+def test_a_batch_without_a_backward_pass_is_refused(gated, batch):
+    importance = scored(gated, *batch)
+    with pytest.raises(InputError, match="no backward pass has told"):
+        importance.add()
+
+
 def test_closing_goes_down_to_the_target_and_not_below_the_floor(gated, batch):
     size = gates.Size(gated)
     importance = scored(gated, *batch)

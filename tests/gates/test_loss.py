@@ -7,6 +7,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from onnxshrink import gates  # noqa: E402
+from onnxshrink.errors import InputError  # noqa: E402
 
 
 def closed_form(stem: int, middles: list[int], streams: list[int], size: int, classes: int) -> int:
@@ -50,6 +51,12 @@ def test_a_cost_is_a_product_of_what_is_open(gated):
     gated.gates["stem/0"].mask[0] = 0
     gated.gates["blocks/1/first/0"].mask[:2] = 0
     assert size.kept() == (7 * 3 * 4 + 3 * 4) / (7 * 4 * 4 + 3 * 6)
+
+
+@pytest.mark.parametrize("costs", [[], [gates.Cost("free", 0.0, (torch.arange(1),))]], ids=["none", "free"])
+def test_what_costs_nothing_is_no_size(costs, gated):
+    with pytest.raises(InputError, match="the network costs 0, of which no share can be kept; take another size"):
+        gates.Size(gated, costs=costs)
 
 
 def test_size_loss_pulls_down_to_the_target_and_no_further(gated):

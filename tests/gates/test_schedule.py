@@ -21,6 +21,17 @@ def test_one_cycle_rises_to_the_peak_and_falls_to_0():
     assert gates.one_cycle(1.0, 0.3) == pytest.approx(0, abs=1e-9)
 
 
+@pytest.mark.parametrize("options", [{}, {"start": 0.5}, {"slope": 30.0}])
+def test_a_gate_at_the_identity_stays_there_at_any_slope(options):
+    gate = gates.Gate(3, identity=True, **options)
+    plain = gates.Gate(3, **options)
+    for slope in (6.0, 2.0):
+        for one in (gate, plain):
+            gates.set_slope(one, slope)
+        assert gate.weights().tolist() == [1, 1, 1]
+        assert plain.weights().tolist() == plain.alpha.mul(slope).sigmoid().tolist()
+
+
 def test_every_parameter_is_in_one_group_and_shared_gates_once(gated):
     weights, alphas = gates.parameter_groups(gated)
     ids = [id(p) for p in weights + alphas]

@@ -158,6 +158,17 @@ def test_a_run_that_is_killed_within_an_epoch_goes_on_from_the_last_one(tmp_path
     assert_same(weights(whole), weights(again))
 
 
+def test_a_run_that_is_resumed_at_its_end_has_the_gates_that_it_ended_with(tmp_path):
+    """Their slope is no longer that of the recipe's beginning."""
+    changes = {"search": "relaxation", "slope_end": 20.0, "collapse": False}
+    run = trainer(tmp_path, **changes)
+    run.fit()
+    again = trainer(tmp_path, **changes)
+    again.resume()
+    again.fit()
+    assert all(torch.equal(one.weights(), two.weights()) for one, two in zip(run._gates, again._gates, strict=True))
+
+
 def test_another_run_does_not_write_into_a_folder_that_has_a_checkpoint(tmp_path):
     trainer(tmp_path).fit(1)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
@@ -327,6 +338,25 @@ def test_two_processes_give_the_same_result_as_one(tmp_path):
         assert line["loss"] == pytest.approx(other["loss"], rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"momentum": None}, {"affine": False}, {"track_running_stats": False}, {"bias": False}], ids=str
+)
+def test_the_statistics_of_the_whole_batch_are_those_of_one_process(options, monkeypatch):
+    """Two processes with the same part each: a sum over both is twice that of one."""
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(training.distributed.collective, "all_reduce", lambda tensor: 2 * tensor)
+    torch.manual_seed(0)
+    alone, one_of_two = torch.nn.BatchNorm2d(3, **options), torch.nn.BatchNorm2d(3, **options)
+    training.synchronize(one_of_two, training.Ranks(0, 2))
+    for parameter in (*alone.parameters(), *one_of_two.parameters()):
+        torch.nn.init.constant_(parameter, 1.5)
+    for mode in (True, True, True, False):
+        part = torch.randn(4, 3, 5, 5) + 1
+        expected = alone.train(mode)(torch.cat([part, part]))[:4]
+        torch.testing.assert_close(one_of_two.train(mode)(part), expected)
+        assert_same(one_of_two.state_dict(), alone.state_dict(), rtol=1e-6, atol=1e-6)
+
+
 # errors
 
 
@@ -336,7 +366,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(tm
     before = (tmp_path / "checkpoint.pt").read_bytes()
     with torch.no_grad():
         run.gated.network.head.bias.fill_(float("nan"))
-    with pytest.raises(OnnxshrinkError, match=r"epoch 3, by batch 4; the last good checkpoint is .*after epoch 2;"):
+    with pytest.raises(OnnxshrinkError, match=r"epoch 3, by batch 1; the last good checkpoint is .*after epoch 2;"):
         run.fit()
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
     again = trainer(tmp_path)
@@ -445,11 +475,31 @@ def test_what_comes_may_be_changed_and_is_told(tmp_path):
     assert again.done == 5
 
 
-def test_a_checkpoint_whose_recipe_lacks_fields_goes_on(tmp_path):
+def test_other_data_of_the_same_shapes_is_refused(tmp_path):
+    from data import Augmentation, Examples, InMemory
+
+    def data(pixels, targets):
+        return InMemory(Examples(pixels, targets), examples(32), Augmentation(shift=2))
+
+    own = examples()
+    trainer(tmp_path, data=data(own.pixels, own.targets)).fit(1)
+    assert trainer(tmp_path, data=data(own.pixels ^ 1, own.targets)).resume()  # another decoder's rounding
+    for pixels, targets in ((own.pixels.flip(0), own.targets), (own.pixels, own.targets.flip(0))):
+        with pytest.raises(InputError, match=r"checkpoint\.pt: this checkpoint was trained with other data"):
+            trainer(tmp_path, data=data(pixels, targets)).resume()
+    fewer = trainer(tmp_path, data=data(own.pixels[:32], own.targets[:32]))
+    said = []
+    fewer.monitor.say = said.append
+    assert fewer.resume()
+    assert said == ["from epoch 2 on: examples 64 → 32"]
+
+
+def test_a_checkpoint_without_what_gates_and_recipes_have_besides_goes_on(tmp_path):
     trainer(tmp_path).fit(1)
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     state["recipe"] = {"network": "resnet8"}
-    del state["examples"]
+    del state["examples"], state["sample"]
+    state["network"] = {name: value for name, value in state["network"].items() if not name.endswith("_extra_state")}
     torch.save(state, tmp_path / "checkpoint.pt")
     assert trainer(tmp_path).resume()
 
@@ -477,6 +527,14 @@ def test_what_cannot_be_written_is_named_and_the_old_checkpoint_stays(tmp_path, 
         run.fit(2)
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_how_steep_the_sigmoid_is_does_not_decide_what_matters(tmp_path):
+    """Importance is measured at gates that are 1, where a steep sigmoid has no gradient."""
+    runs = [trainer(tmp_path / str(slope), slope=slope, vanish=True) for slope in (5.0, 1000.0)]
+    for run in runs:
+        run.fit()
+    assert_same(*(run.gated.network.state_dict() for run in runs))
 
 
 def test_a_target_that_cannot_be_reached(tmp_path):

@@ -1,6 +1,7 @@
 """Augmentation: any network with gates on its units, without a change to its code."""
 
 import copy
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,8 @@ class Gated(nn.Module):
         gates: one gate for each class of coupled units, by the name of the first layer that makes them.
         coupling: what couples the units.
         holders: for each parameter the names that it has in different modules: shared ones have several.
+        felt: w dL/dw of each w of `factors`, [1 + units], the sum over all backward passes since `Importance` took it;
+            None if there was none.
     """
 
     def __init__(self, network: nn.Module, coupling: Coupling, gates: Mapping[str, Gate], classes: list[list[int]]):
@@ -41,6 +44,7 @@ class Gated(nn.Module):
         for number, (_, _, units) in enumerate(self._gated()):
             self.register_buffer(f"index{number}", self.places(units), persistent=False)
         self.holders = _holders(network)
+        self.felt: Tensor | None = None
         self._recompute = Recompute()
 
     def _gated(self) -> list[tuple[str, int, Tensor]]:
@@ -78,6 +82,8 @@ class Gated(nn.Module):
         """The gated parameters times their gates."""
         factors, own = self.factors(), dict(self.network.named_parameters())
         found: dict[str, Tensor] = {}
+        if factors.requires_grad:
+            self._feel(factors)
         for number, (name, axis, _) in enumerate(self._gated()):
             parameter = found.get(name, own[name])
             shape = [1] * parameter.dim()
@@ -85,6 +91,16 @@ class Gated(nn.Module):
             index: Tensor = getattr(self, f"index{number}")
             found[name] = parameter * factors[index].view(shape).to(parameter.dtype)
         return found
+
+    def _feel(self, factors: Tensor) -> None:
+        """Have a backward pass note what the loss says of these factors."""
+        values = factors.detach()
+
+        def note(gradient: Tensor) -> None:
+            change = values * gradient.detach()
+            self.felt = change if self.felt is None else self.felt + change
+
+        factors.register_hook(note)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the network answers with its gates."""
@@ -128,14 +144,20 @@ def augment(
         example: inputs to trace it with, with a batch of at least 2.
         form: "sigmoid", "step" or "hard-concrete".
         anchored: names of gates (of the first layer of their class) of which one unit always stays open.
-        options: of the gate: slope, start, identity (see `Gate`).
+        options: of the gate: start, identity and, of a sigmoid or a step, slope (see `Gate`).
 
     Raises:
         InputError: the network cannot be traced, nothing in it can be gated, units that would be gated are made by no
-            layer, or there is no such form or gate.
+            layer, there is no such form or gate, or gates of this form have no such option or value of it.
     """
     if form not in FORMS:
         raise InputError(f"there is no gate form {form!r}", cure=f"take one of {', '.join(FORMS)}")
+    known = [name for name in inspect.signature(FORMS[form]).parameters if name not in ("units", "anchored")]
+    for name in options:
+        if name not in known:
+            raise InputError(
+                f"gates of the form {form} have no option {name!r}", cure=f"take one of {', '.join(known)}"
+            )
     coupling = couple(network, example if isinstance(example, tuple) else (example,))
     classes = classes_of(coupling)
     if not classes:

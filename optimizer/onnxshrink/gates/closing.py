@@ -43,9 +43,10 @@ def close_gates(
         How many units were closed.
 
     Raises:
-        InputError: the floors do not let the size down to the target; as much as they allow was closed.
+        InputError: a score is not finite, or the floors do not let the size down to the target; as much as they allow
+            was closed.
     """
-    gates, scores, first = gated.gate_list, scores.detach().cpu(), _first(gated.gate_list)
+    gates, scores, first = gated.gate_list, _finite(scores.detach().cpu(), "scores"), _first(gated.gate_list)
     lowest = [
         0 if name in branches else max(1, round(floor * g.whole)) for name, g in zip(gated.gates, gates, strict=True)
     ]
@@ -59,7 +60,7 @@ def close_gates(
                 continue
             own, saved = (row[first[number] :][: gate.units] for row in (scores, savings))
             values = own / saved if per_cost else own
-            places = torch.where(gate.mask.cpu() > 0, values, torch.inf).topk(count, largest=False).indices
+            places = _lowest(gate, values, count)
             value = own[places].sum() / saved[places].sum() if per_cost else own[places].mean()
             candidates.append((float(value), number, places))
         if not candidates:
@@ -87,12 +88,12 @@ def close_uniform(gated: Gated, size: Size, target: float, multiple: int = 1) ->
         How many units were closed.
 
     Raises:
-        InputError: what the last units of each gate cost is still too much.
+        InputError: a norm is not finite, or what the last units of each gate cost is still too much.
 
     Source: Li et al., "Pruning Filters for Efficient ConvNets" (arXiv 1608.08710), section 3; in a residual stream the
     norm of a unit is the mean over the layers that write it, each relative to its layer's mean.
     """
-    gates, row, first = gated.gate_list, _l1(gated), _first(gated.gate_list)
+    gates, row, first = gated.gate_list, _finite(_l1(gated), "L1 norms"), _first(gated.gate_list)
     closed: list[tuple[Gate, Tensor]] = []
     while size.kept() > target:
         counts = [_chunk(gate, multiple) for gate in gates]
@@ -101,8 +102,7 @@ def close_uniform(gated: Gated, size: Size, target: float, multiple: int = 1) ->
         gate = gates[number]
         if shares[number] <= 0:
             raise _unreachable(size, target, "another target")
-        norms = torch.where(gate.mask.cpu() > 0, row[first[number] :][: gate.units], torch.inf)
-        places = norms.topk(counts[number], largest=False).indices
+        places = _lowest(gate, row[first[number] :][: gate.units], counts[number])
         gate.mask[places] = 0
         closed.append((gate, places))
     return _count(closed, size, target)
@@ -111,6 +111,26 @@ def close_uniform(gated: Gated, size: Size, target: float, multiple: int = 1) ->
 def _chunk(gate: Gate, multiple: int) -> int:
     """How many units of a gate go at once: down to the next multiple."""
     return gate.kept % multiple or min(multiple, gate.kept)
+
+
+def _lowest(gate: Gate, values: Tensor, count: int) -> Tensor:
+    """The places of so many units with the lowest values among those that are open."""
+    open_places = gate.mask.cpu().nonzero()[:, 0]
+    return open_places[values[open_places].topk(count, largest=False).indices]
+
+
+def _finite(row: Tensor, what: str) -> Tensor:
+    """The row, in the order of `Gated.factors`, if all that is said of units is finite.
+
+    Raises:
+        InputError: it is not.
+    """
+    if strange := int((~row[1:].isfinite()).sum()):
+        raise InputError(
+            f"the {what} of {strange} units of {len(row) - 1} are not finite",
+            cure="train at a lower rate: a weight or the loss is infinite or not a number",
+        )
+    return row
 
 
 def _first(gates: list[Gate]) -> list[int]:

@@ -7,6 +7,7 @@ backward pass, so that no scale can hide in it; `HardConcrete` draws gates that 
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,8 @@ from ..errors import InputError
 
 SLOPE = 5.0
 ALPHA_START = 1.0
+EXTRA = "_extra_state"
+"""What torch calls in a state dict what is no tensor of its module."""
 
 
 class Gate(nn.Module):
@@ -27,10 +30,16 @@ class Gate(nn.Module):
         alpha: [n] float, trainable; 0 is the undecided point.
         mask: [n] float, 1 for a unit that is kept and 0 for one that is pruned. Pruning is final.
         slope: of the sigmoid; raising it as training goes on is the annealed form.
+        start: alpha at the beginning.
+        identity: w is exactly 1 where alpha is `start`, whatever the slope: a sigmoid is divided by what it is there.
         whole: how many units it had at its beginning, before any were cut out.
-        start: value of the gate at its beginning that counts as 1, so that training starts at the identity.
         anchored: one gate, the largest, always stays open, so that the layer cannot vanish: all are divided by it or,
             where gates can be exactly 0, it is 1.
+
+    Its state dict has slope, start and identity too; one without them leaves them as they are.
+
+    Raises:
+        InputError: it is to be the identity, and cannot be at this start.
     """
 
     mask: Tensor
@@ -45,10 +54,13 @@ class Gate(nn.Module):
         anchored: bool = False,
     ) -> None:
         super().__init__()
-        self.slope, self.anchored, self.whole = slope, anchored, units
-        self.alpha = nn.Parameter(torch.full((units,), float(start)))
+        self.slope, self.start, self.identity = float(slope), float(start), identity
+        self.anchored, self.whole = anchored, units
+        self.alpha = nn.Parameter(torch.full((units,), self.start))
         self.register_buffer("mask", torch.ones(units))
-        self.start = float(self.relaxed().detach()[0]) if identity and units else 1.0
+        with settled(self):
+            if identity and not bool((self.weights() == 1).all()):
+                raise InputError(f"a gate is not the identity at alpha = {start:g}", cure="take a larger start")
 
     @property
     def units(self) -> int:
@@ -65,7 +77,9 @@ class Gate(nn.Module):
 
     def weights(self) -> Tensor:
         """The factors w that multiply the units, [n]."""
-        w = self.relaxed() / self.start
+        w = self.relaxed()
+        if self.identity:
+            w = w / torch.sigmoid(self.slope * torch.full_like(self.alpha, self.start))
         if self.anchored:
             w = w / (w * self.mask).max().clamp_min(1e-12)
         return w * self.mask
@@ -74,12 +88,25 @@ class Gate(nn.Module):
         """How far each unit counts in a cost, [n] in [0, 1]."""
         return self.weights()
 
+    def get_extra_state(self) -> Tensor:
+        """What a state dict has besides alpha and mask, [3] float64."""
+        return torch.tensor([self.slope, self.start, self.identity], dtype=torch.float64)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take over what a state dict has."""
+        self.slope, self.start, identity = state.tolist()
+        self.identity = bool(identity)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        state_dict.setdefault(prefix + EXTRA, self.get_extra_state())
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def extra_repr(self) -> str:
         return f"{self.units}, kept={self.kept}"
 
 
 class SharpGate(Gate):
-    """A gate that can be exactly 0. Anchored, its largest is 1, and nothing is divided."""
+    """A gate that can be exactly 0 or 1, and is 1 at its beginning by itself. Anchored, its largest is 1."""
 
     def weights(self) -> Tensor:
         return self.relaxed() * self.mask
@@ -118,8 +145,8 @@ class HardConcrete(SharpGate):
 
     BETA, LOW, HIGH = 2 / 3, -0.1, 1.1
 
-    def __init__(self, units: int, *, start: float = 3.0, anchored: bool = False) -> None:
-        super().__init__(units, slope=1.0, start=start, anchored=anchored)
+    def __init__(self, units: int, *, start: float = 3.0, identity: bool = False, anchored: bool = False) -> None:
+        super().__init__(units, slope=1.0, start=start, identity=identity, anchored=anchored)
 
     def relaxed(self) -> Tensor:
         noise: Tensor | float = 0.0

@@ -44,7 +44,6 @@ class LatencyCost:
     inputs: Tensor
     outputs: Tensor
     table: Tensor
-    each: float = 0.0
 
     def at(self, inputs: Tensor, outputs: Tensor) -> Tensor:
         """The latency with so many channels, which need not be whole: a scalar with a gradient, 0 without any."""

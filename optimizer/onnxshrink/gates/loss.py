@@ -32,7 +32,7 @@ class Size:
         whole: what the network cost once, where it was collapsed since; by default, what it costs with all units.
 
     Raises:
-        InputError: there is no such kind.
+        InputError: there is no such kind, or nothing that costs.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Size:
         self.gated = gated
         found: list[Cost | LatencyCost] = []
         found += costs if costs is not None else gated.coupling.macs if kind == "macs" else parameter_costs(gated)
-        width = max(len(cost.terms) for cost in found)
+        width = max((len(cost.terms) for cost in found), default=0)
         counts = torch.zeros(len(found), width, 1 + len(gated.place))
         for row, cost in enumerate(found):
             for column in range(width):
@@ -57,9 +57,15 @@ class Size:
                 else:
                     counts[row, column, 0] = 1
         self.counts = counts
-        self.each = torch.tensor([cost.each for cost in found], dtype=torch.float64)
         self.latencies = {row: cost for row, cost in enumerate(found) if isinstance(cost, LatencyCost)}
+        # what a product of counts costs; latencies are none
+        each = [0.0 if isinstance(cost, LatencyCost) else cost.each for cost in found]
+        self.each = torch.tensor(each, dtype=torch.float64)
         self.whole = float(self._cost(torch.ones(counts.shape[2]))) if whole is None else whole
+        if not self.whole > 0:
+            raise InputError(
+                f"the network costs {self.whole:g}, of which no share can be kept", cure="take another size, or costs"
+            )
 
     def _cost(self, row: Tensor) -> Tensor:
         self.counts, self.each = self.counts.to(row.device), self.each.to(row.device)

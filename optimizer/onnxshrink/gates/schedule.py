@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from .gate import ALPHA_START, gates_of
+from .gate import gates_of
 
 
 def cubic_ramp(progress: float, start: float = 0.5, full: float = 1.0, maximum: float = 1.0) -> float:
@@ -27,13 +27,10 @@ def one_cycle(progress: float, peak: float, warmup: float = 0.2) -> float:
 def set_slope(module: nn.Module, slope: float) -> None:
     """Set the slope of every gate's sigmoid: raised as training goes on, it is the annealed form.
 
-    A gate that starts at the identity stays there: its start follows the slope.
+    A gate that starts at the identity is still exactly 1 where it started.
     """
     for gate in gates_of(module):
-        identity = gate.start != 1.0
-        gate.slope = slope
-        if identity:
-            gate.start = 1 / (1 + math.exp(-slope * ALPHA_START))
+        gate.slope = float(slope)
 
 
 def parameter_groups(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import InputError, short
+from ..gate import EXTRA
 
 
 def save(state: Mapping[str, Any], path: Path) -> None:
@@ -60,7 +61,8 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
         InputError: names or shapes differ, so the file belongs to another architecture.
     """
     own = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    wrong = [name for name in own if name not in state or tuple(state[name].shape) != own[name]]
+    wrong = [name for name in own if name in state and tuple(state[name].shape) != own[name]]
+    wrong += [name for name in own if name not in state and not name.endswith(EXTRA)]
     wrong += [name for name in state if name not in own]
     if wrong:
         has = tuple(state[wrong[0]].shape) if wrong[0] in state else "nothing"

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Protocol
 
+import torch
 from torch import Tensor
+
+EXAMPLES, NUMBERS = 8, 64
+"""How many examples tell data sets apart, and about how many numbers of each."""
 
 
 class Data(Protocol):
@@ -22,3 +27,15 @@ class Data(Protocol):
 
     def checks(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches in order, without augmentation, to follow the training by. They decide nothing."""
+
+
+def sample(data: Data) -> Tensor:
+    """Some numbers of the first examples that one process sees, [n] float32: other data has others (`alike`)."""
+    first = (tensor for pair in islice(data.training(1, 0, 0, 1), EXAMPLES) for tensor in pair)
+    rows = [tensor.detach().float().cpu().flatten() for tensor in first]
+    return torch.cat([row[:: max(1, len(row) // NUMBERS)] for row in rows])
+
+
+def alike(one: Tensor, other: Tensor) -> bool:
+    """Whether samples are of the same data, up to what devices and decoders of images do to it."""
+    return one.shape == other.shape and torch.allclose(one, other, rtol=1e-2, atol=1e-2, equal_nan=True)

@@ -32,6 +32,10 @@ class Ranks:
             distributed.all_reduce(tensor)
         return tensor
 
+    def mean(self, tensor: Tensor) -> Tensor:
+        """The mean of a tensor over all processes."""
+        return self.total(tensor) / self.world
+
     def shard(self, batch: int) -> int:
         """How many examples of a batch are this process's.
 
@@ -56,7 +60,7 @@ def join(device: str) -> Ranks:
 
 
 class _Synchronized(nn.modules.batchnorm._BatchNorm):
-    """BatchNorm whose statistics are those of the whole batch, on any device."""
+    """BatchNorm whose statistics in training are those of the whole batch, on any device."""
 
     def _check_input_dim(self, input: Tensor) -> None:
         pass
@@ -72,16 +76,25 @@ class _Synchronized(nn.modules.batchnorm._BatchNorm):
         mean = collective.all_reduce(x.sum(axes)) / count
         centred = x - mean.view(shape)
         variance = collective.all_reduce(centred.square().sum(axes)) / count
-        with torch.no_grad():
-            share = self.momentum if self.momentum is not None else 0.1
-            assert self.running_mean is not None
-            assert self.running_var is not None
-            if self.num_batches_tracked is not None:
-                self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean, share)
-            self.running_var.lerp_(variance * count / (count - 1), share)
-        scale = torch.rsqrt(variance + self.eps) * self.weight
-        return (centred * scale.view(shape) + self.bias.view(shape)).to(input.dtype)
+        self._keep(mean, variance * count / (count - 1))
+        scale = torch.rsqrt(variance + self.eps)
+        if self.weight is not None:
+            scale = scale * self.weight
+        found = centred * scale.view(shape)
+        if self.bias is not None:
+            found = found + self.bias.view(shape)
+        return found.to(input.dtype)
+
+    @torch.no_grad()
+    def _keep(self, mean: Tensor, variance: Tensor) -> None:
+        """Take the statistics of a batch into the running ones, if any are kept: without a momentum, as their mean."""
+        if not self.track_running_stats or self.running_mean is None or self.running_var is None:
+            return
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked += 1
+        share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean, share)
+        self.running_var.lerp_(variance, share)
 
 
 def synchronize(network: nn.Module, ranks: Ranks) -> None:

@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from ...errors import InputError
 from . import checkpoint
+from .data import alike
 from .recipe import Recipe, changed
 
 Others = dict[str, tuple[Any, Any]]
@@ -49,17 +52,18 @@ class Folder:
         self.claimed = True
         return True
 
-    def read(self, recipe: Recipe, epochs: int, examples: int) -> tuple[dict[str, Any], Others] | None:
+    def read(self, recipe: Recipe, epochs: int, examples: int, sample: Tensor) -> tuple[dict[str, Any], Others] | None:
         """The checkpoint, and what is other than when it was made; None if there is none.
 
         Args:
             recipe: what goes on from it.
             epochs: of the recipe's plan.
             examples: of an epoch.
+            sample: of the data; of epochs with another number of examples it may be another.
 
         Raises:
-            InputError: the checkpoint belongs to another architecture, was made by a recipe that differs in what is
-                trained already, or is beyond the end of the plan.
+            InputError: the checkpoint belongs to another architecture or data set, was made by a recipe that differs in
+                what is trained already, or is beyond the end of the plan.
         """
         path = self.checkpoint
         if not path.exists():
@@ -80,6 +84,12 @@ class Folder:
             )
         if (before := state.get("examples", examples)) != examples:
             others["examples"] = (before, examples)
+        elif not alike(state.get("sample", sample), sample):
+            raise InputError(
+                "this checkpoint was trained with other data: its first examples differ",
+                file=str(path),
+                cure="give the data that it was trained with, or begin in another folder",
+            )
         self.claimed = True
         return state, others
 

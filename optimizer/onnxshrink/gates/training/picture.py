@@ -9,10 +9,15 @@ from typing import Any
 
 from ...errors import InputError
 
-INK, QUIET, BLUE, ORANGE, GREEN = "#222222", "#8a8a8a", "#2a6f97", "#d1603d", "#5b8e4d"
+INK, QUIET, BLUE, ORANGE, GRID = "#222222", "#8a8a8a", "#2a6f97", "#d1603d", "#e3e3e3"
+
+LABELS = 24
+"""About as many gates are named, where there are more."""
+
+Lines = Sequence[Mapping[str, Any]]
 
 
-def draw(lines: Sequence[Mapping[str, Any]], path: Path, *, title: str = "", metric: str = "score") -> None:
+def draw(lines: Lines, path: Path, *, title: str = "", metric: str = "score") -> None:
     """Draw the epochs of a log (`read_log`) as a PNG file.
 
     Raises:
@@ -21,7 +26,6 @@ def draw(lines: Sequence[Mapping[str, Any]], path: Path, *, title: str = "", met
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
-        from matplotlib.ticker import MaxNLocator
     except ModuleNotFoundError as missing:
         raise InputError("a picture needs matplotlib", cure="pip install 'onnxshrink[train]'") from missing
     if not lines:
@@ -29,75 +33,86 @@ def draw(lines: Sequence[Mapping[str, Any]], path: Path, *, title: str = "", met
     figure = Figure(figsize=(9, 8), layout="constrained")
     FigureCanvasAgg(figure)
     top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=(3, 2, 3))
-    epochs = [line["epoch"] for line in lines]
+    _score(top, lines, metric)
+    _size(middle, lines)
+    _widths(bottom, lines)
+    _phases((top, middle, bottom), lines)
+    if title:
+        figure.suptitle(title, color=INK)
+    figure.savefig(path, dpi=110)
 
-    top.plot(epochs, [100 * line["score"] for line in lines], color=INK, marker="o", markersize=3)
-    top.set_ylabel(f"{metric}, %")
+
+def _score(axes: Any, lines: Lines, metric: str) -> None:
+    """The score of each epoch, and what it was right after gates were closed."""
+    axes.plot(*_percents(lines, "score"), color=INK, marker="o", markersize=3)
     closings = [line for line in lines if "score_after_closing" in line]
-    top.plot(
-        [line["epoch"] for line in closings],
-        [100 * line["score_after_closing"] for line in closings],
-        "v",
-        color=ORANGE,
-        markersize=5,
-        label="right after closing",
-    )
     if closings:
-        top.legend(frameon=False, loc="best")
+        points = _percents(closings, "score_after_closing")
+        axes.plot(*points, "v", color=ORANGE, markersize=5, label="right after closing")
+        axes.legend(frameon=False, loc="best")
+    axes.set_ylabel(f"{metric}, %")
+    _plain(axes)
 
-    middle.plot(epochs, [100 * line["kept"] for line in lines], color=BLUE, label="kept")
+
+def _size(axes: Any, lines: Lines) -> None:
+    """What is kept, and where gates are trained what is open, with the number of those that are undecided."""
+    axes.plot(*_percents(lines, "kept"), color=BLUE, label="kept")
     relaxed = [line for line in lines if "relaxed" in line]
     if relaxed:
-        middle.plot(
-            [line["epoch"] for line in relaxed],
-            [100 * line["relaxed"] for line in relaxed],
-            "--",
-            color=BLUE,
-            label="relaxed",
-        )
-        undecided = middle.twinx()
-        undecided.bar(
-            [line["epoch"] for line in relaxed], [line["undecided"] for line in relaxed], color=ORANGE, alpha=0.35
-        )
-        undecided.set_ylabel("undecided gates", color=ORANGE)
-        undecided.set_ylim(0, 1.3 * max(1, *(line["undecided"] for line in relaxed)))
-        undecided.yaxis.set_major_locator(MaxNLocator(integer=True))
-        undecided.spines["top"].set_visible(False)
-        middle.legend(frameon=False, loc="lower left")
-    middle.set_ylim(0, 105)
-    middle.set_ylabel("size, %")
+        axes.plot(*_percents(relaxed, "relaxed"), "--", color=BLUE, label="relaxed")
+        axes.legend(frameon=False, loc="lower left")
+        _undecided(axes.twinx(), relaxed)
+    axes.set_ylim(0, 105)
+    axes.set_ylabel("size, %")
+    _plain(axes)
 
-    first = lines[0]["units"]
-    gates = list(first)
-    shares = [[line["widths"].get(gate, 0) / first[gate] for line in lines] for gate in gates]
-    image = bottom.imshow(
-        shares,
+
+def _undecided(axes: Any, lines: Lines) -> None:
+    counts = [line["undecided"] for line in lines]
+    axes.bar([line["epoch"] for line in lines], counts, color=ORANGE, alpha=0.35)
+    axes.set_ylabel("undecided gates", color=ORANGE)
+    axes.set_ylim(0, 1.3 * max(1, *counts))
+    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.spines["top"].set_visible(False)
+
+
+def _widths(axes: Any, lines: Lines) -> None:
+    """The share of each gate's units that is kept: a row for each gate, a column for each epoch."""
+    first, last = lines[0], lines[-1]
+    units, gates = first["units"], list(first["units"])
+    image = axes.imshow(
+        [[line["widths"].get(gate, 0) / units[gate] for line in lines] for gate in gates],
         aspect="auto",
         cmap="viridis",
         vmin=0,
         vmax=1,
         interpolation="nearest",
-        extent=(epochs[0] - 0.5, epochs[-1] + 0.5, len(gates) - 0.5, -0.5),
+        extent=(first["epoch"] - 0.5, last["epoch"] + 0.5, len(gates) - 0.5, -0.5),
     )
-    step = max(1, len(gates) // 24)
-    last = lines[-1]["widths"]
-    bottom.set_yticks(range(0, len(gates), step))
-    bottom.set_yticklabels([f"{g.replace('/', '.')}  {first[g]} → {last.get(g, 0)}" for g in gates[::step]], fontsize=7)
-    bottom.set_xlabel("epoch")
-    bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.colorbar(image, ax=bottom, label="share of units kept")
+    step = max(1, len(gates) // LABELS)
+    labels = [f"{gate.replace('/', '.')}  {units[gate]} → {last['widths'].get(gate, 0)}" for gate in gates[::step]]
+    axes.set_yticks(range(0, len(gates), step), labels, fontsize=7)
+    axes.set_xlabel("epoch")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.figure.colorbar(image, ax=axes, label="share of units kept")
 
-    for axes in (top, middle, bottom):
-        for before, after in itertools.pairwise(lines):
-            if before["phase"] != after["phase"]:
-                axes.axvline(before["epoch"] + 0.5, color=QUIET, linewidth=0.8, linestyle=":")
-    for axes in (top, middle):
-        axes.grid(axis="y", color="#e3e3e3", linewidth=0.6)
-        axes.spines["top"].set_visible(False)
-        axes.spines["right"].set_visible(False)
+
+def _phases(panels: Sequence[Any], lines: Lines) -> None:
+    """The name of each phase above the first panel, and a line between two in all of them."""
+    top = panels[0]
     for number, line in enumerate(lines):
         if number == 0 or line["phase"] != lines[number - 1]["phase"]:
             top.text(line["epoch"], 1.02, line["phase"], transform=top.get_xaxis_transform(), color=QUIET, fontsize=9)
-    if title:
-        figure.suptitle(title, color=INK)
-    figure.savefig(path, dpi=110)
+    for axes, (before, after) in itertools.product(panels, itertools.pairwise(lines)):
+        if before["phase"] != after["phase"]:
+            axes.axvline(before["epoch"] + 0.5, color=QUIET, linewidth=0.8, linestyle=":")
+
+
+def _percents(lines: Lines, name: str) -> tuple[list[int], list[float]]:
+    """The epochs, and a share in percent in each."""
+    return [line["epoch"] for line in lines], [100 * line[name] for line in lines]
+
+
+def _plain(axes: Any) -> None:
+    axes.grid(axis="y", color=GRID, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)

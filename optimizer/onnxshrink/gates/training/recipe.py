@@ -251,10 +251,10 @@ OF_RELAXATION = {
     *("thresholds", "form", "slope", "slope_end", "gate_rate", "size_weight"),
     *("ejector_weight", "ejector_start", "ejector_full", "sigma"),
 }
-"""Fields that only the search that trains gates reads."""
+"""Fields that change nothing but the search that trains gates: all others keep gates at 1, of any form and slope."""
 
 OF_SEARCHES = OF_RELAXATION | {"steps", "path", "floor", "vanish"}
-"""Fields that only a search for channels reads."""
+"""Fields that change nothing but a search for channels."""
 
 
 def changed(before: Mapping[str, Any], recipe: Recipe, done: int) -> dict[str, tuple[Any, Any]]:

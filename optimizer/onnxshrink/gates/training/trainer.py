@@ -23,7 +23,7 @@ from ..loss import Size, ejector_loss
 from ..removal import branches
 from ..schedule import one_cycle, set_slope
 from . import checkpoint
-from .data import Data
+from .data import Data, sample
 from .distributed import Ranks, synchronize
 from .folder import Folder
 from .monitor import Monitor
@@ -83,6 +83,7 @@ class Trainer:
         self.folder = Folder(out)
         self.monitor = monitor or Monitor(out if self.ranks.first else None)
         self.example = example.to(self.device)
+        self.sample = sample(data)
         self.plan = plan(recipe)
         self.done = 0
         self.cuts: list[dict[str, Tensor]] = []
@@ -142,6 +143,7 @@ class Trainer:
                 "recipe": asdict(self.recipe),
                 "done": self.done,
                 "examples": len(self.data),
+                "sample": self.sample,
                 "cuts": self.cuts,
                 "network": self.gated.state_dict(),
                 "optimizers": self.optimizers.state(),
@@ -159,10 +161,10 @@ class Trainer:
         The recipe stays the caller's, so that epochs to come may be planned anew; what is other than it was is told.
 
         Raises:
-            InputError: the checkpoint belongs to another architecture, was made by a recipe that differs in what is
-                trained already, or is beyond the end of the plan.
+            InputError: the checkpoint belongs to another architecture or data set, was made by a recipe that differs in
+                what is trained already, or is beyond the end of the plan.
         """
-        found = self.folder.read(self.recipe, len(self.plan), len(self.data))
+        found = self.folder.read(self.recipe, len(self.plan), len(self.data), self.sample)
         if found is None:
             return False
         state, others = found
@@ -251,10 +253,9 @@ class Trainer:
         """Train for one epoch; returns what is worth logging."""
         recipe, searching = self.recipe, epoch.phase == "search"
         relaxing = searching and recipe.search == "relaxation"
-        self.gated.train()
+        self._train(relaxing)
         for gate in self._gates:
             gate.alpha.requires_grad_(searching)
-            gate.train(relaxing)
         if recipe.search == "relaxation" and epoch.phase != "dense":
             set_slope(self.gated, recipe.step_slope(epoch.search_begin if searching else 1.0))
         model = self.ranks.wrap(self.gated)
@@ -276,45 +277,61 @@ class Trainer:
             searched = epoch.search_begin + progress * (epoch.search_end - epoch.search_begin)
             if relaxing:
                 set_slope(self.gated, recipe.step_slope(searched))
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.bf16):
-                output = model(x)
-                told = None if teacher is None else teacher.loss(x, output)
-            loss = self.task.loss(output.float(), y, recipe.label_smoothing)
-            if told is not None:
-                loss = (1 - recipe.distil) * loss + recipe.distil * told
+            loss = self._loss(model, x, y, teacher)
             total += loss.detach()
             if relaxing:
-                loss = loss + recipe.size_weight * self.size.loss(recipe.size_at(searched))
-                loss = loss + recipe.ejector(searched) * ejector_loss(self._gates, recipe.sigma)
+                loss = loss + self._gates_loss(searched)
             self.optimizers.zero_grad()
             loss.backward()
-            if searching:
-                self.importance.add()
+            if searching and not relaxing:
+                self.importance.add(self.ranks.mean)
             self.optimizers.step(gates=relaxing)
             self.monitor.advance(recipe.batch)
-            if step % WATCH == 0 or step == steps:
+            if step % WATCH == 0 or step == steps or step in closings:
                 self._watch(total, f"the loss is not a number any more in epoch {self.done + 1}, by batch {step}")
             if step in closings:
                 found = self._close(closings[step], x)
                 found["closed"] += figures.get("closed", 0)
                 found["difference"] = max(found["difference"], figures.get("difference", 0.0))
                 figures |= found
-        figures["loss"] = float(self.ranks.total(total)) / steps / self.ranks.world
+        figures["loss"] = float(self.ranks.mean(total)) / steps
         if relaxing:
-            with torch.no_grad():
-                w = torch.cat([gate.open()[gate.mask > 0] for gate in self._gates])
-                figures["undecided"] = int(((w > 0.1) & (w < 0.9)).sum())
-                figures["relaxed"] = float(self.size.relaxed())
+            figures |= self._decided()
         self._check(x, y)
         return figures
+
+    def _train(self, relaxing: bool) -> None:
+        """Training, in which gates are drawn only where they are trained."""
+        self.gated.train()
+        for gate in self._gates:
+            gate.train(relaxing)
+
+    def _loss(self, model: nn.Module, x: Tensor, y: Tensor, teacher: Teacher | None = None) -> Tensor:
+        """The task's loss, and the teacher's share of it."""
+        recipe = self.recipe
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.bf16):
+            output = model(x)
+            told = None if teacher is None else teacher.loss(x, output)
+        loss = self.task.loss(output.float(), y, recipe.label_smoothing)
+        return loss if told is None else (1 - recipe.distil) * loss + recipe.distil * told
+
+    def _gates_loss(self, searched: float) -> Tensor:
+        """What trains the gates besides the task."""
+        recipe = self.recipe
+        size = recipe.size_weight * self.size.loss(recipe.size_at(searched))
+        return size + recipe.ejector(searched) * ejector_loss(self._gates, recipe.sigma)
+
+    @torch.no_grad()
+    def _decided(self) -> dict[str, Any]:
+        """How far the gates that are trained have come."""
+        w = torch.cat([gate.open()[gate.mask > 0] for gate in self._gates])
+        return {"undecided": int(((w > 0.1) & (w < 0.9)).sum()), "relaxed": float(self.size.relaxed())}
 
     @torch.no_grad()
     def _check(self, x: Tensor, y: Tensor) -> None:
         """Stop where the epoch's last step, whose loss nothing has seen, ruined the network: it must not be saved."""
         self.gated.eval()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bf16):
-            output = self.gated(x)
-        known = self.task.loss(output.float(), y, self.recipe.label_smoothing).double()
+        known = self._loss(self.gated, x, y).double()
         tensors = [tensor for tensor in self.gated.state_dict().values() if tensor.is_floating_point()]
         known = known + 0.0 * sum(tensor.sum(dtype=torch.float64) for tensor in tensors)  # no number, if one is none
         self.gated.train()
@@ -370,9 +387,7 @@ class Trainer:
         figures["difference"] = compare(before, self.gated.eval(), x)
         if relaxing:
             figures["score_after_closing"] = self.score()
-        self.gated.train()
-        for gate in self._gates:
-            gate.train(relaxing)
+        self._train(relaxing)
         return figures
 
     def _collapse_checked(self) -> dict[str, Any]:

@@ -15,8 +15,9 @@ import onnx
 from onnx import AttributeProto, helper, numpy_helper
 
 from .channels.facts import understand
+from .graph.order import captured, read_outside
 from .graph.shapes import inferred_types, skeleton
-from .graph.view import Graph, Node, build, captured, constant_value, names_in, read_outside
+from .graph.view import Graph, Node, build, constant_value, names_in
 from .ops.rule import Context
 
 HOLDERS = ("If", "Loop", "Scan", "SequenceMap")

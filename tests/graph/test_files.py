@@ -191,6 +191,44 @@ def test_a_failure_leaves_the_earlier_result_whole(tmp_path: Path, monkeypatch: 
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no such files on this system")
+def test_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(ModelError, match="pipe: is no file that could be replaced"):
+        onnxshrink.optimize(wide(), pipe, **EXACT)
+    assert pipe.is_fifo()
+
+
+def test_a_link_is_written_through(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    onnx.save(wide(), tmp_path / "old" / "model.onnx")
+    link = tmp_path / "current.onnx"
+    link.symlink_to(Path("old") / "model.onnx")
+    onnxshrink.optimize(wide(), link, **EXACT)
+    assert link.is_symlink()
+    assert_same(onnx.load(link), onnxshrink.optimize(wide(), **EXACT).model)
+    source = save_outside(wide(), tmp_path / "outside.onnx")
+    with pytest.raises(ModelError, match=r"current\.onnx: is a link, and weights lie beside a model"):
+        onnxshrink.optimize(source, link, **EXACT)
+
+
+def test_nodes_in_another_order_are_sorted(tmp_path: Path) -> None:
+    """As the float16 converter of ONNX Runtime leaves them; ONNX Runtime itself loads such files."""
+    model = wide()
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in model.graph.node][::-1]
+    expected = onnxshrink.optimize(model, **EXACT).model
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.save(model, tmp_path / "model.onnx")
+    result = onnxshrink.optimize(tmp_path / "model.onnx", **EXACT)
+    assert_same(result.model, expected)
+    assert any("sorted" in note for note in result.notes)
+    model.graph.node[0].input[0] = model.graph.node[0].output[0]
+    with pytest.raises(ModelError, match="which nothing before it produces"):
+        read(model)
+
+
 def test_staged_files_are_removed_unless_committed(tmp_path: Path) -> None:
     source = read(save_outside(wide(), tmp_path / "model.onnx"))
     with Staged(source.proto, source, tmp_path / "out.onnx") as staged:

@@ -149,6 +149,25 @@ def pad_channel_behind() -> Net:
     )
 
 
+def to_a_multiple(net: Net, t: str, channels: int) -> str:
+    """Space grows to a multiple of eight, and so many channels of zeros come in front."""
+    shape, eight = net.op("Shape", t), net.const([8])
+    sizes = net.op("Slice", shape, net.const([2]), net.const([4]))
+    more = net.op("Mod", net.op("Sub", eight, net.op("Mod", sizes, eight)), eight)
+    pads = net.op("Concat", net.const([0, channels, 0, 0, 0, 0]), more, axis=0)
+    return net.op("Pad", t, pads)
+
+
+@TRAPS.add(chain_cut(4), "places are added, as many as are computed; no channels", sizes=TWO_SIZES)
+def pad_to_a_multiple() -> Net:
+    return chain(lambda net, t: to_a_multiple(net, t, 0), shape=(2, 3, "H", "W"))
+
+
+@TRAPS.add(chain_cut(4) + 3 * 9 * 4, "and channels of zeros, beside the others", sizes=TWO_SIZES)
+def pad_channels_and_places() -> Net:
+    return chain(lambda net, t: to_a_multiple(net, t, 3), width=11, still_known=False, shape=(2, 3, "H", "W"))
+
+
 @TRAPS.add(None, "channels dropped in front and others added behind")
 def pad_channel_shift() -> Net:
     def middle(net: Net, t: str) -> str:

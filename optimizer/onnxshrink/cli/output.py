@@ -60,6 +60,8 @@ def refuse_targets(
     for number, target in enumerate(targets):
         if target.is_dir() or not target.parent.is_dir():
             raise InputError("cannot write there", file=str(target), cure="give a file in a folder that exists")
+        if target.exists() and not target.is_file():
+            raise InputError("is no file that could be replaced", file=str(target), cure="`-` is the standard output")
         taken = [*made, *targets[:number], *sources]
         if target.exists():
             taken += [model.parent / name for model in sources for name in read(model).external_files()]

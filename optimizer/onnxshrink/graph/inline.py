@@ -13,7 +13,7 @@ import onnx
 from onnx import AttributeProto, defs, inliner
 
 from .model import Model
-from .view import bodies
+from .order import bodies
 
 OWN_KERNELS = ("ai.onnx", "com.microsoft")
 """Beginnings of the domains whose operators ONNX Runtime runs by kernels of its own. A function of such a name is a

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from onnx import TensorProto, numpy_helper
 from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_tensor, uses_external_data
 
 from ..errors import ModelError
+from .order import in_order
 
 MAX_FILE_BYTES = 2**31 - 1
 
@@ -145,6 +146,8 @@ def _checked(model: Model) -> Model:
     names = [item.name for item in named] + [n for node in graph.node for n in (*node.input, *node.output)]
     if any(isinstance(name, bytes) for name in names):  # how protobuf hands out what is not UTF-8
         raise ModelError("holds names that are not UTF-8", file=model.name, cure="rename its nodes and tensors")
+    if in_order(graph):
+        model = replace(model, notes=(*model.notes, "its nodes were not in the order in which they are run: sorted"))
     seen = {t.name for t in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
     seen |= {i.name for i in graph.input}
     for node in graph.node:
@@ -155,7 +158,7 @@ def _checked(model: Model) -> Model:
                     f"reads `{name}`, which nothing before it produces",
                     file=model.name,
                     node=label,
-                    cure="export the model again, or sort its nodes topologically",
+                    cure="export the model again",
                 )
         for name in node.output:
             if name and name in seen:

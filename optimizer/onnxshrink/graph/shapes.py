@@ -47,6 +47,7 @@ def skeleton(model: Model) -> onnx.ModelProto:
             for dim in value.type.tensor_type.shape.dim:
                 dim.Clear()
     graph.value_info.extend(source.graph.value_info)
+    _forget_numbered(graph)
     for tensor in source.graph.initializer:
         if np.prod([*tensor.dims], dtype=object) > SMALL or tensor.data_location == TensorProto.EXTERNAL:
             graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
@@ -66,6 +67,18 @@ def skeleton(model: Model) -> onnx.ModelProto:
     if not _declarations_hold(copy, model.name):
         del graph.value_info[:]
     return copy
+
+
+def _forget_numbered(graph: onnx.GraphProto) -> None:
+    """Take away the names that inference gave, in an earlier run, to what it did not know; in place.
+
+    They say that two dimensions are equal, and of all others that they may differ: of an input's, too.
+    """
+    inputs = {dim.dim_param for value in graph.input for dim in value.type.tensor_type.shape.dim}
+    for value in graph.value_info:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param.startswith("unk__") and dim.dim_param not in inputs:
+                dim.Clear()
 
 
 def _declarations_hold(model: onnx.ModelProto, name: str) -> bool:

@@ -17,8 +17,9 @@ from onnx import AttributeProto, helper, numpy_helper
 
 from ..errors import ModelError
 from .model import Model
+from .order import captured
 from .shapes import skeleton
-from .view import Shape, captured
+from .view import Shape
 
 MARK = "@"
 """Prefix of a node's name in the view: its position in the file follows, so that it is found again."""

@@ -16,6 +16,7 @@ import onnx
 from onnx import AttributeProto, TensorProto, helper
 
 from .model import Model
+from .order import bodies, captured
 
 Dim = int | str | None
 Shape = tuple[Dim, ...]
@@ -310,31 +311,6 @@ def constant_value(model: Model, node: onnx.NodeProto) -> np.ndarray | None:
         case "value_float" | "value_floats":
             return np.asarray(helper.get_attribute_value(attribute), np.float32)
     return None
-
-
-def captured(node: onnx.NodeProto) -> set[str]:
-    """Names of outer tensors that the bodies of a node read."""
-    return {name for body in bodies(node) for name in read_outside(body)}
-
-
-def bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
-    """The graphs that a node holds."""
-    return [
-        body
-        for attribute in node.attribute
-        for body in ([attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs)
-    ]
-
-
-def read_outside(body: onnx.GraphProto) -> set[str]:
-    """Names of outer tensors that a body reads."""
-    inner = {i.name for i in body.input} | {t.name for t in body.initializer}
-    inner |= {t.values.name for t in body.sparse_initializer}
-    read = {o.name for o in body.output}
-    for node in body.node:
-        read |= {n for n in node.input if n} | captured(node)
-        inner |= set(node.output)
-    return read - inner
 
 
 def names_in(graph: onnx.GraphProto, *, inside: bool = True) -> set[str]:

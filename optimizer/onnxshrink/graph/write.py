@@ -54,12 +54,20 @@ class Staged:
                 whose file gets the result's name).
 
         Raises:
-            ModelError: the destination is a folder, or its folder does not exist, cannot be written or is full.
+            ModelError: the destination is a folder or a device, or a link where weights go beside it; or its folder
+                does not exist, cannot be written or is full.
         """
-        if destination.is_dir():
-            raise ModelError("is a folder", file=str(destination), cure="give the path of a file")
-        self.destination = destination
+        if destination.exists() and not destination.is_file():
+            what = "is a folder" if destination.is_dir() else "is no file that could be replaced"
+            raise ModelError(what, file=str(destination), cure="give the path of a file")
         self._outside = bool(source.external_files()) or model.ByteSize() > INSIDE_LIMIT
+        if destination.is_symlink():  # what it points to is written, not the link
+            if self._outside:
+                raise ModelError(
+                    "is a link, and weights lie beside a model", file=str(destination), cure="give its target"
+                )
+            destination = destination.resolve()
+        self.destination = destination
         try:
             self._folder = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
         except OSError as error:

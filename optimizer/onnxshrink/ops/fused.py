@@ -20,7 +20,7 @@ from .fact import Fact, unknown
 from .grid import Reshape
 from .matmul import Multiplication
 from .movement import parallel
-from .pad import Pad
+from .pad import Amounts, Pad
 from .pool import Spatial
 from .rule import Carrying, Channels, Context, Cut, Demand, Rewrite, Rule, State, everything, register, rule_for
 from .tie import Port, Tie
@@ -364,7 +364,7 @@ class CropAndResize(GridSample):
 class ContribPad(Pad):
     """Pad of com.microsoft: that of opset 13."""
 
-    def _amounts(self, node: Node, context: Context) -> list[tuple[int, int]] | None:
+    def _amounts(self, node: Node, context: Context) -> Amounts | None:
         return super()._amounts(node, context) if context.opset >= 11 else None
 
     def stand_in(self, node: Node, context: Context) -> list[onnx.NodeProto] | None:

@@ -1,35 +1,48 @@
-"""Pad with constant amounts, on any axis, crops (negative amounts) included."""
+"""Pad with known amounts, on any axis, crops (negative amounts) included; of other axes nothing is said."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from ..graph.view import Node
+from ..graph.view import Node, Shape
 from .fact import CAP, Fact, collapse, unknown
 from .movement import along, parallel
 from .rule import Context, Cut, Demand, Rewrite, Rule, State, everything, register
 from .tie import Same, Tie
 
+Amounts = list[tuple[int, int] | None]
+"""For each axis how much is added in front and behind; None where that is computed of what is not known."""
+
 
 class Pad(Rule):
-    """Pad with constant amounts. On the spatial axes of a feature map the border has the pad's value; along an
+    """Pad with known amounts. On the spatial axes of a feature map the border has the pad's value; along an
     axis that is cut (channels padded with zeros) the pad shrinks like any other slice.
     """
 
     family = "movement"
 
-    def _amounts(self, node: Node, context: Context) -> list[tuple[int, int]] | None:
+    def _amounts(self, node: Node, context: Context) -> Amounts | None:
         rank = context.rank(node.inputs[0])
-        pads = list(node.attr("pads", ())) if context.opset < 11 else context.ints(node.inputs[1])
+        pads = list(node.attr("pads", ())) if context.opset < 11 else self._pads(node, context)
         if rank is None or pads is None or context.rank(node.outputs[0]) != rank:
             return None
         axes = [a % rank for a in context.ints(node.input(3)) or []] if node.input(3) else list(range(rank))
         if len(pads) != 2 * len(axes):
             return None
-        amounts = [(0, 0)] * rank
+        amounts: Amounts = [(0, 0)] * rank
         for k, axis in enumerate(axes):
-            amounts[axis] = (pads[k], pads[k + len(axes)])
-        return amounts
+            before, after = pads[k], pads[k + len(axes)]
+            amounts[axis] = None if before is None or after is None else (before, after)
+        return None if None in amounts and node.input(3) else amounts
+
+    @staticmethod
+    def _pads(node: Node, context: Context) -> list[int | None] | None:
+        """The elements of the operand; sizes of what comes in may be among them."""
+        fact, length = context.fact(node.inputs[1]), context.size(node.inputs[1], 0)
+        full = None if fact is None or length is None else fact.expand((length,))
+        if full is None:
+            return None
+        return [int(v) if known else None for v, known in zip(full.value, full.known, strict=True)]
 
     def _value(self, node: Node, context: Context) -> float | None:
         if node.attr("mode", "constant") != "constant":
@@ -41,6 +54,18 @@ class Pad(Rule):
         array = context.array(node.inputs[2])
         return None if array is None else float(array.reshape(-1)[0])
 
+    def refine(self, node: Node, context: Context) -> dict[str, Shape]:
+        y, source, shape = node.outputs[0], context.shape(node.inputs[0]), context.shape(node.outputs[0])
+        amounts = self._amounts(node, context)
+        if amounts is None or source is None or shape is None:
+            return {}
+        new = list(shape)
+        for axis, pair in _known(amounts):
+            size = source[axis]
+            if not isinstance(shape[axis], int) and (isinstance(size, int) or pair == (0, 0)):
+                new[axis] = size + sum(pair) if isinstance(size, int) else size
+        return {y: tuple(new)} if tuple(new) != shape else {}
+
     def facts(self, node: Node, context: Context) -> list[Fact | None]:
         amounts, fill = self._amounts(node, context), self._value(node, context)
         fact, source = context.fact(node.inputs[0]), context.shape(node.inputs[0])
@@ -51,15 +76,20 @@ class Pad(Rule):
             return [None]
         fact = fact or unknown(len(source), dtype)
         if node.attr("mode", "constant") != "constant":
-            whole = not any(a.shape[i] > 1 for a in (fact.value, fact.known) for i, p in enumerate(amounts) if any(p))
+            padded = [axis for axis, pair in enumerate(amounts) if pair != (0, 0)]
+            whole = not any(a.shape[axis] > 1 for a in (fact.value, fact.known) for axis in padded)
             return [Fact(fact.value, fact.known) if whole else None]
         assert fill is not None, "else nothing is known of a padded axis, and that has been said above"
         result = Fact(fact.value, fact.known, *fact.bounds())
-        for axis, (before, after) in enumerate(amounts):
-            if (before, after) == (0, 0):
+        for axis, pair in enumerate(amounts):
+            if pair == (0, 0):
                 continue
             size = source[axis]
             varies = any(a is not None and a.shape[axis] > 1 for a in (result.value, result.known, *result.bounds()))
+            if pair is None:
+                result = _bordered(result, axis, fill)
+                continue
+            before, after = pair
             if not isinstance(size, int):
                 if varies and (before < 0 or after < 0):
                     return [None]
@@ -87,9 +117,9 @@ class Pad(Rule):
         if amounts is None:
             return []
         x, y = node.inputs[0], node.outputs[0]
-        ties: list[Tie] = parallel(x, y, context, tuple(a for a, p in enumerate(amounts) if any(p)))
+        ties: list[Tie] = parallel(x, y, context, tuple(a for a, p in enumerate(amounts) if p != (0, 0)))
         if node.attr("mode", "constant") == "constant":
-            for axis, (before, after) in enumerate(amounts):
+            for axis, (before, after) in _known(amounts):
                 size = context.size(x, axis)
                 if (before or after) and before >= 0 and after >= 0 and size is not None:
                     ties.append(Same((y, axis), (x, axis), np.arange(before, before + size)))
@@ -102,7 +132,7 @@ class Pad(Rule):
         if amounts is None:
             return super().reads(node, context, state)
         demand = everything(node.inputs[0], context)
-        for axis, (before, after) in enumerate(amounts):
+        for axis, (before, after) in _known(amounts):
             if (before, after) == (0, 0) and live[axis].size == demand[axis].size:
                 demand[axis] = live[axis]
             elif (
@@ -129,7 +159,7 @@ class Pad(Rule):
             return Rewrite()
         x, y = node.inputs[0], node.outputs[0]
         new = list(amounts)
-        for axis, (before, after) in enumerate(amounts):
+        for axis, (before, after) in _known(amounts):
             out, into = cut.indices(y, axis), cut.indices(x, axis)
             size = cut.context.size(x, axis) or 0
             if into is not None and (before < 0 or after < 0):
@@ -138,12 +168,20 @@ class Pad(Rule):
                 new[axis] = (int((out < before).sum()), int((out >= before + size).sum()))
         if new == amounts:
             return Rewrite()
-        if not any(any(pair) for pair in new):
+        if all(pair == (0, 0) for pair in new):
             return Rewrite(bypass=0)
-        pads = [p[0] for p in new] + [p[1] for p in new]
+        pads = [end for k in (0, 1) for end in (0 if pair is None else pair[k] for pair in new)]
         if cut.context.opset < 11:
             return Rewrite({"pads": pads})
+        if None in new:
+            fixed = np.array([pair is not None for pair in new] * 2)
+            return Rewrite(patches={1: (fixed, np.array(pads, np.int64))})
         return Rewrite(inputs={1: np.array(pads, np.int64), **({3: None} if node.input(3) else {})})
+
+
+def _known(amounts: Amounts) -> list[tuple[int, tuple[int, int]]]:
+    """The axes of which amounts are known, with these."""
+    return [(axis, pair) for axis, pair in enumerate(amounts) if pair is not None]
 
 
 def _bordered(fact: Fact, axis: int, fill: float) -> Fact:

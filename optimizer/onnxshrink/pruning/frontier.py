@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from ..graph.view import captured
+from ..graph.order import captured
 from ..runtime import session
 from ..verification.inputs import Feeds
 from .probe import Probe, exposed

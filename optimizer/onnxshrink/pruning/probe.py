@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from ..errors import InputError, short
-from ..graph.view import captured
+from ..graph.order import captured
 from ..runtime import session
 from ..verification.inputs import Feeds
 from .calibration import Calibration

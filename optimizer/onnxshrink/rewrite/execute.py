@@ -9,8 +9,9 @@ import numpy as np
 import onnx
 
 from ..channels.solve import Solution
+from ..graph.order import captured
 from ..graph.surgery import Edits, NodeEdit, operate
-from ..graph.view import Node, captured, names_in
+from ..graph.view import Node, names_in
 from ..ops.collapsing import rewrite_collapsed
 from ..ops.rule import Rewrite
 from .cut import PlannedCut

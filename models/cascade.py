@@ -27,6 +27,7 @@ from onnxshrink import benchmark, gates
 from onnxshrink.choices import Method
 from onnxshrink.cli.options import Portion, choice
 from onnxshrink.errors import InputError
+from onnxshrink.files import write_whole
 from onnxshrink.gates.training import Data, Recipe, Trainer, checkpoint, draw, read_log
 
 
@@ -53,7 +54,7 @@ def pruned(
         )
         if result.shrunk is None:
             raise InputError("nothing was pruned", file=str(source))
-        keep(kept, result.shrunk.map)
+        write_whole(kept, json.dumps(result.shrunk.map))
         before, after = result.sizes["macs"]
         click.echo(f"{source}: {before:,} → {after:,} multiply-adds, error {result.error:.3f} on held-out images")
     return gates.apply(network, json.loads(kept.read_text(encoding="utf-8")), example)
@@ -66,13 +67,6 @@ def rounds_of(recipe: Recipe, rounds: int) -> list[Recipe]:
         raise InputError(f"{total} epochs are no {rounds} rounds", cure=f"take 1 to {total}")
     parts = [total * (k + 1) // rounds - total * k // rounds for k in range(rounds)]
     return [replace(recipe, dense_epochs=0, search_epochs=0, finetune_epochs=part) for part in parts]
-
-
-def keep(path: Path, found: Any) -> None:
-    """Write JSON whole or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(found), encoding="utf-8")
-    partial.replace(path)
 
 
 def begun(out: Path, options: dict[str, Any]) -> None:
@@ -97,7 +91,7 @@ def begun(out: Path, options: dict[str, Any]) -> None:
             )
         return
     out.mkdir(parents=True, exist_ok=True)
-    keep(path, options)
+    write_whole(path, json.dumps(options))
 
 
 @click.command(help=usage(__doc__))

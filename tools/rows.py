@@ -7,9 +7,10 @@ table completed, without running what is there. A row whose line is deleted is m
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
+
+from onnxshrink.files import write_whole
 
 ROWS = Path(__file__).resolve().parent.parent / "docs" / "rows"
 
@@ -28,9 +29,7 @@ def keep(path: Path, figures: Figures) -> None:
     lines = (f"{json.dumps(name)}: {json.dumps(row)}" for name, row in sorted(rows.items()))
     file = _file(path)
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.partial")
-    partial.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
-    os.replace(partial, file)
+    write_whole(file, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def _group(path: Path) -> dict[str, Figures]:

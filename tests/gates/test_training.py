@@ -523,7 +523,7 @@ def test_what_cannot_be_written_is_named_and_the_old_checkpoint_stays(tmp_path, 
         raise RuntimeError("file write failed")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(InputError, match=r"checkpoint\.pt: this checkpoint cannot be written: file write failed"):
+    with pytest.raises(InputError, match=r"checkpoint\.pt: cannot write: .*file write failed"):
         run.fit(2)
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
     assert not list(tmp_path.glob("*.part"))

@@ -8,9 +8,7 @@ runs: other work on the machine only ever makes a run slower.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +20,7 @@ import onnx
 from .. import runtime
 from ..choices import Provider, check_choice
 from ..errors import InputError, ModelError
+from ..files import write_whole
 from ..graph.inline import inlined
 from ..graph.model import read
 from ..verification.inputs import Feeds, draw
@@ -99,7 +98,7 @@ def measure_layers(
             known[layer.kind] = measured(layer, timed, seconds, 1 if provider == "cpu" else COPIES)
         table.layers[name], table.nodes[layer.node.output[0]] = known[layer.kind], name
         if output is not None:
-            _keep(table, Path(output))
+            write_whole(Path(output), json.dumps(table.to_json()) + "\n")
     progress("the whole model")
     feeds = draw(specs, shapes, "normal", 0)
     where: str | bytes = str(source.path) if source.path else source.proto.SerializeToString()
@@ -107,7 +106,7 @@ def measure_layers(
     run = (plain if provider == "cpu" else on_device)(session, feeds, source.name)
     table.whole = _faster_half(_walls(run, seconds))
     if output is not None:
-        _keep(table, Path(output))
+        write_whole(Path(output), json.dumps(table.to_json()) + "\n")
     return table
 
 
@@ -231,15 +230,3 @@ def _taken_up(output: Path, table: LatencyTable) -> dict[str, LayerLatency]:
             cure="give another file, or delete this one",
         )
     return {layer.kind: layer for layer in before.layers.values()}
-
-
-def _keep(table: LatencyTable, output: Path) -> None:
-    """Write the table whole or not at all."""
-    partial = output.with_name(f".{output.name}.partial")
-    try:
-        partial.write_text(json.dumps(table.to_json()) + "\n", encoding="utf-8")
-        os.replace(partial, output)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise InputError(f"cannot write: {error.strerror}", file=str(output)) from error

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from ..errors import InputError
+from ..files import write_whole
 from ..graph.model import read
 from ..graph.write import data_of
 from ..pruning import images
@@ -87,16 +86,4 @@ def write_json(target: str | None, report: dict[str, Any]) -> None:
     if target == "-":
         click.echo(json.dumps(report, indent=1))
     elif target is not None:
-        write(Path(target), json.dumps(report, indent=1) + "\n")
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise InputError(f"cannot write: {error.strerror}", file=str(path)) from error
+        write_whole(Path(target), json.dumps(report, indent=1) + "\n")

@@ -11,9 +11,10 @@ from rich.markup import escape
 
 from ..choices import Allocation, Method, Reduction, Variant
 from ..errors import InputError
+from ..files import write_whole
 from ..pruning.calibration import LEAST
 from .options import MULTIPLE, Portion, choice, option_provider, option_shapes
-from .output import console, progress, refuse_targets, write, write_json
+from .output import console, progress, refuse_targets, write_json
 
 
 @click.command()
@@ -98,7 +99,7 @@ def prune(
             **options,
         )
     if map_file is not None and result.shrunk is not None:
-        write(map_file, json.dumps(result.shrunk.map))
+        write_whole(map_file, json.dumps(result.shrunk.map))
     if curve is not None:
         title = ", ".join(filter(None, (f"{model.name}: {options['method']}", options["allocation"])))
         draw_curve(result.curve, result.point, curve, title=title, repaired=not no_repair)

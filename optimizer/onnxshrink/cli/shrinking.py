@@ -10,8 +10,9 @@ import click
 from rich.markup import escape
 
 from ..errors import ConditionError, ModelError
+from ..files import write_whole
 from .options import MULTIPLE, NEGLIGIBLE, Align, option_provider, option_ranges, option_shapes
-from .output import console, progress, refuse_targets, write, write_json
+from .output import console, progress, refuse_targets, write_json
 
 
 @click.command()
@@ -70,7 +71,7 @@ def optimize(
         write_json(json_file, {"input": str(model), "output": None, **met.result.to_json()})
         raise ConditionError(f"{met.what}, only the report", met.result, file=met.file, cure=met.cure) from met
     if map_file is not None:
-        write(map_file, json.dumps(result.map, indent=1))
+        write_whole(map_file, json.dumps(result.map, indent=1))
     print_plan(out, result.plan)
     print_sizes(out, result.sizes)
     if result.verification is not None:

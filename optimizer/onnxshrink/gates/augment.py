@@ -13,6 +13,7 @@ from ..errors import InputError
 from .coupling import Coupling, couple
 from .gate import FORMS, Gate, settled
 from .recompute import Recompute
+from .trace import inputs_of
 
 
 class Gated(nn.Module):
@@ -158,7 +159,7 @@ def augment(
             raise InputError(
                 f"gates of the form {form} have no option {name!r}", cure=f"take one of {', '.join(known)}"
             )
-    coupling = couple(network, example if isinstance(example, tuple) else (example,))
+    coupling = couple(network, inputs_of(example))
     classes = classes_of(coupling)
     if not classes:
         unknown = coupling.told_unknown()

@@ -17,6 +17,7 @@ from .augment import Gated, folded
 from .coupling import Coupling, couple
 from .export import TRANSPOSED
 from .removal import cut
+from .trace import inputs_of
 
 VERSION = 2
 CLOSE = "close these units with gates instead, so that they are zero"
@@ -49,7 +50,7 @@ def apply(network: nn.Module, mapping: Mapping[str, Any], example: Tensor | tupl
         raise InputError(f"this is a map of version {mapping.get('version')}, expected {VERSION}")
     if "weights" not in mapping:
         raise InputError("this map has no weights", cure="give what --map wrote, as json.load reads it")
-    inputs = example if isinstance(example, tuple) else (example,)
+    inputs = inputs_of(example)
     plain = folded(network) if isinstance(network, Gated) else copy.deepcopy(network)
     shapes = {name: tuple(p.shape) for name, p in plain.named_parameters()}
     names = _names(plain)

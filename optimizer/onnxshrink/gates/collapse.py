@@ -19,6 +19,7 @@ from .augment import Gated, classes_of, key_of
 from .coupling import couple
 from .gate import Gate, settled
 from .removal import closed_slices, cut
+from .trace import inputs_of
 
 CONSTANT = re.compile(r"^\w+_constant(_again)*$")
 """Names that `cut` gives to what a branch still adds after it vanished."""
@@ -62,7 +63,7 @@ def collapse(gated: Gated, example: Tensor | tuple[Tensor, ...]) -> Collapsed:
     Source: Larson et al. (arXiv 2308.14605), "sub-network collapse and removal".
     """
     with settled(gated):
-        return _collapsed(gated, example if isinstance(example, tuple) else (example,))
+        return _collapsed(gated, inputs_of(example))
 
 
 def _collapsed(gated: Gated, inputs: tuple[Tensor, ...]) -> Collapsed:
@@ -143,7 +144,7 @@ def _along(factors: Tensor, axis: int, parameter: Tensor) -> Tensor:
 def survives(gated: Gated, example: Tensor | tuple[Tensor, ...]) -> bool:
     """Whether the network can do without all units that are closed now: whole branches may be among them."""
     try:
-        cut(gated.network, example if isinstance(example, tuple) else (example,), closed_slices(gated))
+        cut(gated.network, inputs_of(example), closed_slices(gated))
     except InputError:
         return False
     return True

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..errors import InputError, short
 from .attention import written_out
 from .augment import Gated, folded
-from .trace import batches, exported
+from .trace import batches, exported, inputs_of
 
 OPSET = 18
 
@@ -44,7 +44,7 @@ def export(
     Raises:
         InputError: the example has a batch of 1, or torch.onnx cannot export the network.
     """
-    inputs = example if isinstance(example, tuple) else (example,)
+    inputs = inputs_of(example)
     if any(tensor.dim() and tensor.shape[0] < 2 for tensor in inputs):
         raise InputError("the batch dimension would not stay dynamic", cure="export with an example batch of 2 or more")
     network = folded(module) if isinstance(module, Gated) else copy.deepcopy(module)

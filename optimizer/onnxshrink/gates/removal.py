@@ -14,7 +14,7 @@ from ..errors import InputError
 from .augment import Gated, folded
 from .coupling import Trace
 from .cutter import Cutter
-from .trace import trace
+from .trace import inputs_of, trace
 
 
 def removed(gated: Gated, example: Tensor | tuple[Tensor, ...]) -> fx.GraphModule:
@@ -30,7 +30,7 @@ def removed(gated: Gated, example: Tensor | tuple[Tensor, ...]) -> fx.GraphModul
         InputError: nothing is left of the network, or a branch that vanished feeds an operator that cannot do
             without it.
     """
-    return cut(folded(gated), example if isinstance(example, tuple) else (example,), closed_slices(gated))
+    return cut(folded(gated), inputs_of(example), closed_slices(gated))
 
 
 def closed_slices(gated: Gated) -> dict[str, dict[int, Tensor]]:
@@ -61,7 +61,7 @@ def cut(
 
 def branches(gated: Gated, example: Tensor | tuple[Tensor, ...]) -> set[str]:
     """The names of the gates of whole branches: those that the network can do without, one at a time."""
-    inputs = example if isinstance(example, tuple) else (example,)
+    inputs = inputs_of(example)
     network, traced = gated.network, Trace(trace(gated.network, inputs, free_batch=True))
     found = set()
     for name, gate in zip(gated.gates, gated.gate_list, strict=True):

@@ -74,6 +74,11 @@ def trace(network: nn.Module, example: tuple[Tensor, ...], *, free_batch: bool =
     return _without_places(functional(evaluation))
 
 
+def inputs_of(example: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The inputs of a network; one alone may be given as it is."""
+    return example if isinstance(example, tuple) else (example,)
+
+
 def exported(
     network: nn.Module, example: tuple[Tensor, ...], shapes: Any, *, training: bool
 ) -> torch.export.ExportedProgram:

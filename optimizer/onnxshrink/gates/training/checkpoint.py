@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import InputError, short
+from ...files import replacing
 from ..gate import EXTRA
 
 
@@ -21,14 +20,11 @@ def save(state: Mapping[str, Any], path: Path) -> None:
     Raises:
         InputError: it cannot be written, as the folder is closed or the disk is full.
     """
-    temporary = path.with_suffix(".part")
-    try:
-        torch.save(state, temporary)
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch's own writer raises RuntimeError
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise InputError(f"this checkpoint cannot be written: {short(error, 120)}", file=str(path)) from error
+    with replacing(path) as partial:
+        try:
+            torch.save(state, partial)
+        except RuntimeError as error:  # of torch's own writer
+            raise InputError(f"cannot write: {short(error, 120)}", file=str(path)) from error
 
 
 def load(path: Path, network: str) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from ...errors import InputError
+from ...files import write_whole
 
 LOG = "log.jsonl"
 
@@ -55,10 +55,7 @@ class Monitor:
         """Drop from the log what is not of the first so many epochs: what has no checkpoint is run again."""
         if self.folder is None or not (path := self.folder / LOG).exists():
             return
-        kept = [text + "\n" for text, line in _lines(path) if line["epoch"] <= epochs]
-        temporary = path.with_suffix(".part")
-        temporary.write_text("".join(kept), encoding="utf-8")
-        os.replace(temporary, path)
+        write_whole(path, "".join(text + "\n" for text, line in _lines(path) if line["epoch"] <= epochs))
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Log one epoch: its number and phase, figures by name, and widths by the name of the gate."""

@@ -91,6 +91,31 @@ def test_closed_heads_of_torch_s_attention_go(first, tmp_path):
     assert sizes[0] == sizes[1] < sum(p.numel() for p in gated.network.parameters())
 
 
+class Shifted(torch.nn.Module):
+    """Some channels of each frame come from its neighbours, written in place, as in temporal shift modules."""
+
+    def forward(self, x):
+        frames = x.unflatten(0, (-1, 4))
+        out = torch.zeros_like(frames)
+        out[:, :-1, :2] = frames[:, 1:, :2]
+        out[:, 1:, 2:4] = frames[:, :-1, 2:4]
+        out[:, :, 4:] = frames[:, :, 4:]
+        return out.flatten(0, 1)
+
+
+def test_channels_that_are_written_in_parts_go_from_the_file(tmp_path):
+    torch.manual_seed(0)
+    first, last, example = torch.nn.Conv2d(3, 12, 1), torch.nn.Conv2d(12, 2, 1), torch.randn(2, 4, 3, 5, 5)
+    network = torch.nn.Sequential(torch.nn.Flatten(0, 1), first, torch.nn.ReLU(), Shifted(), last)
+    gated = gates.augment(network, example).eval()
+    close(gated, 0.5)
+    gates.export(gated, tmp_path / "model.onnx", example)
+    result = onnxshrink.optimize(tmp_path / "model.onnx", align=1)
+    sizes = {w.dims[0] for w in result.model.graph.initializer if w.name in ("1.weight", "1.bias")}
+    assert sizes == {gates.removed(gated, example).get_parameter("1.weight").shape[0]}
+    assert sizes != {12}
+
+
 def test_alignment_is_carried_over(tmp_path):
     network, example = made("vgg")
     gated = gates.augment(network, example).eval()

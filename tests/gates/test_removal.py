@@ -244,6 +244,18 @@ class Cropped(nn.Module):
         return self.last(x.narrow(1, 2, 12)) + self.other(functional.pad(x, (0, 0, 0, 0, -3, -1)))
 
 
+class Placed(nn.Module):
+    """A position that is learnt for each channel and place."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 3, 1)
+        self.position = nn.Parameter(torch.randn(1, 8, 4, 5))
+
+    def forward(self, x):
+        return self.last((self.first(x) + self.position).relu())
+
+
 class Squeezed(nn.Module):
     """All axes of length one go, and one that a cut makes so long does not."""
 
@@ -257,6 +269,7 @@ class Squeezed(nn.Module):
 
 CUT = {
     "parts of the channels": (Cropped, (2, 3, 5, 5), {"first": 16}),
+    "a position": (Placed, (2, 3, 4, 5), {"first": 8}),
     "one channel is left": (Squeezed, (2, 3, 5, 5), {"first": 2}),
     "places of a pooling": (Unpooled, (2, 3, 10, 10), {"first": 8}),
     "no batch": (WithoutBatch, (2, 3, 12), {"first": 8, "second": 8}),

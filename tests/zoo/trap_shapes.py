@@ -348,6 +348,20 @@ def reshape_places() -> Net:
     return net
 
 
+@TRAPS.add(
+    chain_cut(4),
+    "frames are counted as examples again, and all of them have the dead channels",
+    sizes=({"N": 2}, {"N": 6}),
+)
+def reshape_frames() -> Net:
+    def middle(net: Net, t: str) -> str:
+        frames = net.op("Reshape", t, net.const([-1, 2, 8, 8, 8]))
+        mask = np.array([1.0, 0.0]).reshape(1, 2, 1, 1, 1)
+        return net.op("Reshape", net.op("Mul", frames, net.const(mask)), net.const([-1, 8, 8, 8]))
+
+    return chain(middle, shape=("N", 3, 8, 8))
+
+
 @TRAPS.add(None, "Reshape that mixes channels with the batch")
 def reshape_batch_channels() -> Net:
     def middle(net: Net, t: str) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from torch.fx import Node
 
 from .coupling import POINTWISE, Trace, handles, unknown
-from .labels import Labels, compress, shape_of
+from .labels import Labels, along, compress, shape_of
 
 aten = torch.ops.aten
 
@@ -123,6 +123,7 @@ def _binary(trace: Trace, node: Any, kind: str) -> Any:
         own = trace.of(a)
         return replace(own, zero=own.zero and bool(same), parameter=None)
     labels = [trace.of(a), trace.of(b)]
+    labels = [_turned(trace, a, *labels), _turned(trace, b, *labels[::-1])]
     if kind == "sum":
         labels = [_gated(trace, own, other) for own, other in (labels, labels[::-1])]
     if kind == "quotient":
@@ -169,6 +170,21 @@ def _spread(trace: Trace, units: Sequence[Tensor]) -> Tensor:
     for other in units[1:]:
         found = torch.maximum(*torch.broadcast_tensors(found, other))
     return compress(trace.units.resolve(found))
+
+
+def _turned(trace: Trace, node: Any, own: Labels, other: Labels) -> Labels:
+    """The units of a parameter of several wide axes lie along the axis of what it is added to or multiplied with.
+
+    Such is a position that is learnt for each channel and place of a map.
+    """
+    name, rank, varying = own.parameter, own.units.dim(), [a for a, size in enumerate(other.units.shape) if size > 1]
+    if node.op != "placeholder" or name is None or trace.uses[name] != 1 or len(varying) != 1:
+        return own
+    size, axis = other.units.shape[varying[0]], varying[0] - other.units.dim() + rank
+    if axis < 0 or trace.shapes[name][axis] != size:
+        return own
+    trace.loose[name] = axis, trace.units.new(size)
+    return replace(along(trace.loose[name][1], axis, rank, zero=False), parameter=name)
 
 
 def _gated(trace: Trace, own: Labels, other: Labels) -> Labels:

@@ -16,6 +16,7 @@ from ..errors import InputError, short
 from .attention import written_out
 from .augment import Gated, folded
 from .trace import batches, exported, inputs_of
+from .writes import functional
 
 OPSET = 18
 
@@ -50,7 +51,7 @@ def export(
     network = folded(module) if isinstance(module, Gated) else copy.deepcopy(module)
     shapes = batches(network, inputs, torch.export.Dim("batch"))
     try:
-        traced = written_out(exported(network, inputs, shapes, training=False))
+        traced = written_out(functional(exported(network, inputs, shapes, training=False)))
         program = torch.onnx.export(
             traced, inputs, opset_version=opset, dynamic_shapes=shapes, dynamo=True, verbose=False
         )

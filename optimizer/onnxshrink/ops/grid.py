@@ -102,6 +102,19 @@ def _varies(fact: Fact, axes: list[int]) -> bool:
     return any(array.shape[axis] > 1 for array in arrays for axis in axes)
 
 
+def _common(fact: Fact, axes: list[int]) -> Fact:
+    """What all slices along some axes have in common."""
+    for axis in axes:
+        first = fact.value.take([0], axis)
+        fact = Fact(
+            first,
+            fact.known.all(axis, keepdims=True) & (fact.value == first).all(axis, keepdims=True),
+            None if fact.low is None else fact.low.min(axis, keepdims=True),
+            None if fact.high is None else fact.high.max(axis, keepdims=True),
+        )
+    return fact
+
+
 def _regrouped(fact: Fact, axis: int, index: np.ndarray) -> Fact:
     """The fact with the slices of an axis merged into the runs `index`, or repeated, whichever changes its length."""
     groups = int(index[-1]) + 1
@@ -158,7 +171,8 @@ class Reshape(Rule):
                 stretch += left[:1]
                 shape += [target[right[0]], *[1] * (len(right) - 1)]  # type: ignore[list-item]
             else:
-                return [None]
+                fact = _common(fact, left)
+                shape += [1] * len(right)
         full = fact.expand(source, stretch) if stretch else fact
         if full is None or not fits(np.prod(shape, dtype=np.int64), fact):
             return [None]

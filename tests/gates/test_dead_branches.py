@@ -8,6 +8,7 @@ from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
 from onnxshrink import gates  # noqa: E402
+from onnxshrink.errors import InputError  # noqa: E402
 
 from .test_coupling import difference  # noqa: E402
 
@@ -100,6 +101,28 @@ def test_a_dead_branch_adds_what_it_added(behind, join):
         for _ in range(2):  # what is written in place must not be what the branch adds
             with torch.no_grad():
                 assert difference(gated(example[:1]), small.eval()(example[:1])) < 1e-5
+
+
+def test_a_constant_of_as_many_values_as_there_are_inputs_is_none():
+    """Places that differ, counted together with an open batch: no parameter holds as many as a later batch has."""
+
+    class Frames(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second, self.last = nn.Linear(8, 6), nn.Linear(6, 8), nn.Linear(8, 3)
+            self.register_buffer("place", torch.randn(1, 4, 1))
+
+        def forward(self, x):
+            branch = self.second(self.first(x).relu()) * self.place
+            return self.last((branch.flatten(0, 1) + x.flatten(0, 1)).relu())
+
+    torch.manual_seed(0)
+    example = torch.randn(2, 4, 8)
+    gated = gates.augment(Frames(), example).eval()
+    gated.gates["first"].mask.zero_()
+    with pytest.raises(InputError, match="a branch of which nothing is left is read by an operator"):
+        gates.removed(gated, example)
+    assert not gates.survives(gated, example)
 
 
 class InARow(nn.Module):

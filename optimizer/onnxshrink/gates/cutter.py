@@ -356,7 +356,13 @@ class Cutter:
             found = target(*arguments, **keywords)
         except (RuntimeError, IndexError) as error:
             raise self._indispensable(node) from error
-        return compress(found) if isinstance(found, Tensor) else found
+        if not isinstance(found, Tensor):
+            return found
+        found = compress(found)
+        open_axes = [axis for axis, size in enumerate(node.meta["val"].shape) if not isinstance(size, int)]
+        if any(found.shape[axis] > 1 for axis in open_axes):
+            raise self._indispensable(node)  # as many values as the example has inputs
+        return found
 
     def _full(self, node: Any) -> Any:
         """The value of a constant or a parameter at its size, zeros of a branch that is gone, or a size."""

@@ -17,6 +17,7 @@ from .mutant import PACKAGE, Mutant
 TARGETS = {
     "ops/broadcast.py": 10,
     "ops/cast.py": 2,
+    "ops/chains.py": 5,
     "ops/conv.py": 12,
     "ops/fact.py": 4,
     "ops/grid.py": 7,
@@ -33,7 +34,7 @@ TARGETS = {
     "ops/tie.py": 7,
     "channels/collapse.py": 2,
     "channels/negligible.py": 4,
-    "channels/chains.py": 3,
+    "channels/chains.py": 5,
     "channels/solve.py": 7,
     "rewrite/cut.py": 3,
     "rewrite/execute.py": 5,

@@ -224,8 +224,9 @@ def test_a_filter_that_vanishes_beside_its_bias_is_proven_where_it_reads_bounded
 def test_what_is_as_large_as_the_limit_is_not_negligible() -> None:
     net = Net()
     one = net.conv(net.input("x", (1, 3, 8, 8)), 3, 2, constant={1: 1.0})
-    weight = np.reshape([1.0, 0.5, 0.0, 0.375], (2, 2, 1, 1))  # the second gives 0.375 - 0.125 = 0.25
-    t = net.op("Conv", one, net.const(weight), net.const([0.0, -0.125]))
+    limit = 2.0**-11
+    weight = np.reshape([1.0, 0.5, 0.0, 1.5 * limit], (2, 2, 1, 1))  # the second gives 1.5 - 0.5 = 1 times the limit
+    t = net.op("Conv", one, net.const(weight), net.const([0.0, -0.5 * limit]))
     model = net.output(net.conv(t, 2, 2, name="y")).model()
-    assert onnxshrink.inspect(model, negligible=0.25).plan.negligible == []
-    assert onnxshrink.inspect(model, negligible=0.26).plan.negligible != []
+    assert onnxshrink.inspect(model, negligible=limit).plan.negligible == []
+    assert onnxshrink.inspect(model, negligible=1.04 * limit).plan.negligible != []

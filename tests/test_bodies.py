@@ -130,8 +130,17 @@ def in_function(model: ModelProto) -> ModelProto:
     return result
 
 
+def inferable(model: ModelProto) -> bool:
+    """Whether onnx's strict inference accepts a model; it misreads a Slice in a body by bounds from around it."""
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except onnx.shape_inference.InferenceError:
+        return False
+    return True
+
+
 def assert_equal(before: ModelProto, after: ModelProto, size: object, **fixed: np.ndarray) -> None:
-    onnx.checker.check_model(after, full_check=True)
+    onnx.checker.check_model(after, full_check=inferable(before))
     for seed in range(2):
         arrays = oracle.feeds(before, seed, size) | fixed
         expected = oracle.run(before, arrays)

@@ -18,8 +18,6 @@ it goes in both. A direction that nobody needs goes as a whole.
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,31 +25,12 @@ import numpy as np
 from ..graph.view import Node
 from .contraction import Contraction, largest
 from .fact import Fact, collapse
+from .recurrent_steps import FUNCTION, FUNCTIONS, GATES, STEPS, Gates, Silence, activations
 from .rule import Channels, Context, Cut, Demand, Rewrite, Rule, State, free_slices, register
 from .tie import Feeds, Port, Same, Tie
 
 X, W, R, B, LENGTHS, INITIAL_H, INITIAL_C, P = range(8)
 INITIAL = (INITIAL_H, INITIAL_C)
-FUNCTIONS = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",)}
-"""Activations of each direction where the node names none."""
-
-GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
-FUNCTION: dict[str, Callable[[np.ndarray], np.ndarray] | None] = {
-    "relu": lambda x: np.maximum(x, 0.0),
-    "tanh": np.tanh,
-    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
-    "leakyrelu": lambda x: np.where(x < 0, 0.01 * x, x),
-    "thresholdedrelu": lambda x: np.where(x > 1, x, 0.0),
-    "hardsigmoid": lambda x: np.clip(0.2 * x + 0.5, 0.0, 1.0),
-    "elu": lambda x: np.where(x < 0, np.expm1(np.minimum(x, 0)), x),
-    "softsign": lambda x: x / (1 + np.abs(x)),
-    "softplus": lambda x: np.logaddexp(0.0, x),
-    "affine": None,
-    "scaledtanh": None,
-}
-"""Activations with the default parameters of the operators of the same name; None where there is no such operator."""
-
-PARAMETRIC = {"affine", "leakyrelu", "thresholdedrelu", "scaledtanh", "hardsigmoid", "elu"}
 
 
 @dataclass(frozen=True)
@@ -66,24 +45,8 @@ class Layout:
     state: tuple[int, int, int]
 
 
-@dataclass(frozen=True)
-class Silence:
-    """What is known of the units, each array [directions, hidden].
-
-    Attributes:
-        silent: the unit is zero at every step, the initial state included.
-        still: its cell is, too.
-        known, value: its value from the first step on.
-    """
-
-    silent: np.ndarray
-    still: np.ndarray
-    known: np.ndarray
-    value: np.ndarray
-
-
 class Recurrent(Contraction):
-    """The three layers; what differs between them is how a unit follows from its gates (`_step`)."""
+    """The three layers; what differs between them is how a unit follows from its gates (recurrent_steps.py)."""
 
     family = "recurrent"
 
@@ -104,7 +67,7 @@ class Recurrent(Contraction):
         for index, size in ((B, 2 * gates * hidden), (P, 3 * hidden)):
             if node.input(index):
                 fits = fits and context.shape(node.input(index)) == (directions, size)
-        if not fits or any(name.lower() not in FUNCTION for name in self._names(node, directions)):
+        if not fits or any(name.lower() not in FUNCTION for name in activations(node, directions)):
             return None
         if node.attr("layout", 0):
             layout = Layout(directions, hidden, w.shape[2], x_batch=0, y=(2, 0, 3), state=(1, 0, 2))
@@ -114,13 +77,6 @@ class Recurrent(Contraction):
         sizes = [(context.size(name, axes[0]), context.size(name, axes[2])) for name, axes in states]
         there = bool(states) and states[0][0] in node.outputs
         return layout if there and all(pair == (directions, hidden) for pair in sizes) else None
-
-    @staticmethod
-    def _names(node: Node, directions: int) -> list[str]:
-        """The activations, direction by direction; the standard's default names two even for one direction."""
-        default = FUNCTIONS[node.op] * directions
-        given = [v.decode() if isinstance(v, bytes) else v for v in node.attr("activations") or default]
-        return given[: len(default)] if len(given) >= len(default) else [""]
 
     @staticmethod
     def _states(node: Node, context: Context, layout: Layout) -> list[tuple[str, tuple[int, int, int]]]:
@@ -186,10 +142,10 @@ class Recurrent(Contraction):
             given = self._weights(node, context, W)[..., loud].astype(np.float64) @ value[loud]
         recurrent = self._nonzero(node, context, R)
         zero_h, zero_c = (self._starts_at_zero(node, index, context, layout) for index in INITIAL)
-        found = Silence(zero_h, zero_c, zero_h, np.zeros(shape))
+        found, step = Silence(zero_h, zero_c, zero_h, np.zeros(shape)), STEPS[node.op]
         while True:
             known = fixed & ~(recurrent & ~found.silent[:, None, None, :]).any(axis=-1)
-            stepped = self._step(node, Gates(known, given, bias, peephole, node, layout), found.still, zero_h, zero_c)
+            stepped = step(Gates(known, given, bias, peephole, node), found.still, zero_h, zero_c)
             settled = (stepped.silent == found.silent).all() and (stepped.still == found.still).all()
             found = stepped
             if settled:
@@ -207,10 +163,6 @@ class Recurrent(Contraction):
         zero = np.asarray(fact.zero().all(axis=batch, keepdims=True))
         order = (direction, batch, 2)
         return np.array(np.broadcast_to(zero.transpose(order)[:, 0, :], (layout.directions, layout.hidden)))
-
-    @abstractmethod
-    def _step(self, node: Node, gates: Gates, still: np.ndarray, zero_h: np.ndarray, zero_c: np.ndarray) -> Silence:
-        """What units of one step are, given which cells were zero before."""
 
     def facts(self, node: Node, context: Context) -> list[Fact | None]:
         none: list[Fact | None] = [None] * len(node.outputs)
@@ -244,7 +196,7 @@ class Recurrent(Contraction):
     def _limit(self, node: Node, context: Context, layout: Layout) -> float | None:
         """Bound of |h|: 1 for the default activations, or what the initial state has if that is more."""
         default = FUNCTIONS[node.op] * layout.directions
-        if [n.lower() for n in self._names(node, layout.directions)] != [n.lower() for n in default]:
+        if [n.lower() for n in activations(node, layout.directions)] != [n.lower() for n in default]:
             return None
         initial = 0.0
         if node.input(INITIAL_H):
@@ -384,7 +336,7 @@ class Recurrent(Contraction):
             result.attributes["direction"] = "reverse" if directions[0] else "forward"
             if node.attr("activations") is not None:
                 each = len(FUNCTIONS[node.op])
-                names = self._names(node, layout.directions)
+                names = activations(node, layout.directions)
                 result.attributes["activations"] = names[directions[0] * each : (directions[0] + 1) * each]
         self._absorb(node, cut, layout, result)
         return result
@@ -413,85 +365,6 @@ class Recurrent(Contraction):
         result.inputs[B] = added.reshape(added.shape[0], -1).astype(weights.dtype)
 
 
-@dataclass(frozen=True)
-class Gates:
-    """Pre-activations of a step that do not depend on the input, and the activations.
-
-    Attributes:
-        known: whether the weighted sum of each gate is constant, peepholes aside, [directions, gates, hidden].
-        given: what known inputs add to it.
-        bias: [directions, 2 (of W, of R), gates, hidden].
-        peephole: whether a peephole is not zero, [directions, 3, hidden].
-    """
-
-    known: np.ndarray
-    given: np.ndarray
-    bias: np.ndarray
-    peephole: np.ndarray
-    node: Node
-    layout: Layout
-
-    def sum(self, gate: int) -> np.ndarray:
-        """The constant part of a gate's sum, both biases included, [directions, hidden]."""
-        return np.asarray(self.given[:, gate] + self.bias[:, 0, gate] + self.bias[:, 1, gate])
-
-    def activated(self, which: int, value: np.ndarray) -> np.ndarray:
-        """Activation number `which` of each direction on [directions, hidden]; NaN where it cannot be said."""
-        names = Recurrent._names(self.node, self.layout.directions)
-        each = len(FUNCTIONS[self.node.op])
-        said = self.node.attr("activation_alpha") or self.node.attr("activation_beta")
-        clip = float(self.node.attr("clip", np.inf))
-        rows = []
-        for direction, row in enumerate(np.clip(value, -clip, clip)):
-            name = names[direction * each + which].lower()
-            function = None if name in PARAMETRIC and said else FUNCTION[name]
-            with np.errstate(over="ignore"):
-                rows.append(np.full(row.shape, np.nan) if function is None else function(row))
-        return np.array(rows)
-
-
-class Rnn(Recurrent):
-    """RNN: h' = f(a)."""
-
-    def _step(self, node: Node, gates: Gates, still: np.ndarray, zero_h: np.ndarray, zero_c: np.ndarray) -> Silence:
-        value = gates.activated(0, gates.sum(0))
-        known = gates.known[:, 0] & np.isfinite(value)
-        value = np.where(known, value, 0.0)
-        return Silence(zero_h & known & (value == 0), still, known, value)
-
-
-class Gru(Recurrent):
-    """GRU with gates z, r, h: h' = (1 - z) n + z h, so zero stays zero where n is zero or z is one."""
-
-    def _step(self, node: Node, gates: Gates, still: np.ndarray, zero_h: np.ndarray, zero_c: np.ndarray) -> Silence:
-        inner, known = gates.sum(2), gates.known[:, 2]
-        if node.attr("linear_before_reset", 0):  # n = g(W x + Wb + r (R h + Rb))
-            recurrent = gates.bias[:, 1, 2]
-            reset = gates.activated(0, gates.sum(1))
-            inner = inner - recurrent + np.where(recurrent == 0, 0.0, reset * recurrent)
-            known = known & ((recurrent == 0) | (gates.known[:, 1] & np.isfinite(reset)))
-        closed = known & (gates.activated(1, inner) == 0)
-        holding = gates.known[:, 0] & (gates.activated(0, gates.sum(0)) == 1)
-        silent = zero_h & (closed | holding)
-        return Silence(silent, still, silent, np.zeros(silent.shape))
-
-
-class Lstm(Recurrent):
-    """LSTM with gates i, o, f, c: c' = f c + i g stays zero where i or g is, h' = o h(c') where c' or o is."""
-
-    def _step(self, node: Node, gates: Gates, still: np.ndarray, zero_h: np.ndarray, zero_c: np.ndarray) -> Silence:
-        def shut(gate: int, function: int) -> np.ndarray:
-            return np.asarray(gates.known[:, gate] & (gates.activated(function, gates.sum(gate)) == 0))
-
-        dry = still | ~gates.peephole[:, 0]
-        still = zero_c & ((shut(0, 0) & dry) | shut(3, 1))
-        dry = still | ~gates.peephole[:, 1]
-        known = (shut(1, 0) & dry) | (still & (gates.activated(2, np.zeros(still.shape)) == 0))
-        return Silence(zero_h & known, still, known, np.zeros(still.shape))
-
-
-register(Rnn(), "RNN")
-register(Gru(), "GRU")
-register(Lstm(), "LSTM")
+register(Recurrent(), *STEPS)
 register(Rule("the states of its cell are mixed by attention"), "AttnLSTM", domain="com.microsoft")
 register(Rule("its weights are quantized column by column and packed"), "DynamicQuantizeLSTM", domain="com.microsoft")

@@ -30,9 +30,9 @@ CHOSEN: tuple[Mutant, ...] = (
         "forgotten tie",
     ),
     Mutant(
-        "ops/matmul.py",
-        "return factor if inner == rank - 1 - index else Factor(",
-        "return factor if inner != rank - 1 - index else Factor(",
+        "ops/product.py",
+        "return factor if inner == rank - 1 - right else Factor(",
+        "return factor if inner != rank - 1 - right else Factor(",
         "swapped axis",
     ),
     Mutant(

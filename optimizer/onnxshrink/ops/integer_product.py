@@ -9,8 +9,8 @@ from onnx import TensorProto, helper
 from ..graph.view import Node
 from .fact import CAP, Fact, collapse, unknown
 from .integers import IntegerLayer, Ports, between
-from .matmul import of_operand
 from .movement import parallel
+from .product import of_operand
 from .quantized import DynamicQuantizer
 from .rule import Channels, Context, Cut, Demand, Rewrite, Rule, State, free_slices, register
 from .steps import MICROSOFT, neutral, span, stand_in, zeros

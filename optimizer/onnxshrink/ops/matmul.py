@@ -7,65 +7,16 @@ sum to one along k, so a column of B that holds one value passes it on.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 from ..graph.view import Node, Shape, is_float
 from .broadcast import broadcast_dims, open_axes
 from .contraction import Contraction, bearers, candidates, largest
-from .fact import CAP, Fact, collapse, unknown
+from .fact import CAP, Fact, collapse
 from .finite import sums_to_one
+from .product import any_term, of_operand, terms
 from .rule import Carrying, Channels, Context, Cut, Demand, Rewrite, State, free_slices, register
 from .tie import Port, Same, Tie
-
-
-def of_operand(
-    tensor: str, inner: int, wanted: np.ndarray, outer: int, place: int, live: Demand, context: Context
-) -> Demand:
-    """What a product needs of one operand.
-
-    Args:
-        inner: the axis that is summed over, with the features `wanted` along it.
-        outer: the axis that is the output's axis `place`; those in front of both are the output's too.
-        live: what is needed of the output.
-    """
-    own = context.rank(tensor) or 0
-    demand = []
-    for axis in range(own):
-        length = context.size(tensor, axis) or 1
-        target = live[place] if axis == outer else live[axis + len(live) - own]
-        if axis == inner:
-            demand.append(wanted)
-        else:
-            demand.append(target if target.size == length else np.ones(length, bool))
-    return demand
-
-
-class Factor(NamedTuple):
-    """What is known of one operand of a product: where it is not zero for certain, where it is not known, and its
-    values with zeros where they are not known. Axes along which nothing varies may have length one.
-    """
-
-    nonzero: np.ndarray
-    unknown: np.ndarray
-    value: np.ndarray
-
-
-def _factor(fact: Fact) -> Factor:
-    known = fact.known & np.isfinite(fact.value)
-    nonzero = fact.value != 0
-    if known.all():
-        return Factor(nonzero, np.zeros_like(fact.known), fact.value)
-    return Factor(nonzero | ~known, ~known, np.where(known, fact.value, np.zeros((), fact.value.dtype)))
-
-
-def _any(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """The product of two matrices of booleans."""
-    if not left.any() or not right.any():
-        shape = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
-        return np.zeros((*shape, left.shape[-2], right.shape[-1]), bool)
-    return np.asarray(left.astype(np.float32) @ right.astype(np.float32) > 0)
 
 
 class Multiplication(Contraction):
@@ -119,11 +70,11 @@ class Multiplication(Contraction):
             return [None]
         if all(context.fact(name) is None for name in node.inputs[:2]):
             return [None]
-        left, right = self._terms(node, context, 0, axes[1]), self._terms(node, context, 1, axes[2])
+        left, right = terms(node.inputs[0], axes[1], False, context), terms(node.inputs[1], axes[2], True, context)
         size = np.prod(np.broadcast_shapes(left.nonzero.shape[:-2], right.nonzero.shape[:-2]), dtype=object)
         if size * left.nonzero.shape[-2] * right.nonzero.shape[-1] > CAP:
             return [None]
-        known = ~(_any(left.unknown, right.nonzero) | _any(left.nonzero, right.unknown))
+        known = ~(any_term(left.unknown, right.nonzero) | any_term(left.nonzero, right.unknown))
         result = np.zeros(known.shape)
         if known.any() and left.value.any() and right.value.any():
             result = float(node.attr("alpha", 1.0)) * (left.value.astype(np.float64) @ right.value.astype(np.float64))
@@ -140,24 +91,6 @@ class Multiplication(Contraction):
         with np.errstate(all="ignore"):
             values = result.astype(dtype)
         return [collapse(Fact(values, known & np.isfinite(values.astype(np.float64))))]
-
-    @staticmethod
-    def _terms(node: Node, context: Context, index: int, inner: int) -> Factor:
-        """An operand as [..., m, k] or [..., k, n], with the inner axis at its full length if that is known."""
-        name = node.inputs[index]
-        rank, size, fact = context.rank(name) or 0, context.size(name, inner), context.fact(name)
-        if fact is not None and size is not None:
-            fact = fact.expand(context.shape(name) or (), [inner])
-        if fact is None:
-            fact = unknown(rank, context.graph.dtypes.get(name, np.dtype(np.float32)))
-            fact = fact.expand((1,) * inner + (size or 1,) + (1,) * (rank - inner - 1)) or fact
-        if name in context.graph.constants:
-            factor = context.derived(name, "factor", lambda: _factor(fact))
-        else:
-            factor = _factor(fact)
-        if size is None:  # nobody knows how many terms there are: only zeros add up to something known
-            factor = factor._replace(unknown=factor.nonzero)
-        return factor if inner == rank - 1 - index else Factor(*(np.swapaxes(a, -1, -2) for a in factor))
 
     @staticmethod
     def _attended(node: Node, context: Context, rank: int) -> tuple[np.ndarray, np.ndarray] | None:

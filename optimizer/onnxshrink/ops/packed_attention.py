@@ -7,9 +7,10 @@ import onnx
 from onnx import helper
 
 from ..graph.view import Node
-from .attention import Headwise, Layout, Part, runs, shared_with, sliced
+from .attention import sliced
 from .contraction import Contraction
 from .fused import DOMAIN
+from .heads import Headwise, Layout, Part, runs, shared_with
 from .rule import Channels, Context, Cut, Demand, Rewrite, Rule, State, everything, free_slices, register
 from .tie import Port, Same, Tie
 

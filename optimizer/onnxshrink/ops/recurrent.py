@@ -46,7 +46,7 @@ class Layout:
 
 
 class Recurrent(Contraction):
-    """The three layers; what differs between them is how a unit follows from its gates (recurrent_steps.py)."""
+    """Input features, units and directions go; the largest set of zero units that keeps itself at zero is known."""
 
     family = "recurrent"
 

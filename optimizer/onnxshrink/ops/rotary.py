@@ -6,9 +6,9 @@ import numpy as np
 import onnx
 
 from ..graph.view import Node
-from .attention import runs
 from .fact import Fact, collapse
 from .fused import DOMAIN, alike
+from .heads import runs
 from .movement import parallel
 from .rule import Context, Cut, Demand, Rewrite, Rule, State, everything, register
 from .tie import Blocks, Tie

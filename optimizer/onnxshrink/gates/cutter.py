@@ -219,9 +219,7 @@ class Cutter:
             self._settle(node, handler, lost)
             return
         if handler in (concat, stack):
-            parts: Any = node.args[0]
-            left = [part for part in parts if part not in self.dead]
-            self._joined(node, left)
+            self._joined(node)
             return
         if node.meta.get(SETTLED, False):
             self._call(node, handler, widths)
@@ -302,23 +300,26 @@ class Cutter:
             places = self._attribute(self._unused(f"{node.name}_index"), index, False)
             self.new[node] = self.graph.call_function(torch.index_select, (self._value(source), axis, places))
 
-    def _joined(self, node: Any, parts: list[Node]) -> None:
-        """What is left in a row, or side by side."""
-        stacked, axis = node.target is aten.stack.default, int(argument(node, 1, "dim", 0))
-        if len(parts) == 1 and not stacked:
+    def _row(self, node: Any) -> tuple[Any, list[Node], int]:
+        """What is left in a row, or side by side: the function that joins it, the parts and the axis."""
+        parts = [part for part in node.args[0] if part not in self.dead]
+        return torch.stack if node.target is aten.stack.default else torch.cat, parts, int(argument(node, 1, "dim", 0))
+
+    def _joined(self, node: Any) -> None:
+        """Join what is left; one part of a row is the row."""
+        join, parts, axis = self._row(node)
+        if len(parts) == 1 and join is torch.cat:
             self.new[node] = self._value(parts[0])
-            return
-        values = [self._whole(part) for part in parts]
-        self.new[node] = self.graph.call_function(torch.stack if stacked else torch.cat, (values, axis))
+        else:
+            self.new[node] = self.graph.call_function(join, ([self._whole(part) for part in parts], axis))
 
     def _settle(self, node: Any, handler: Any, lost: list[Node]) -> None:
         """What reads nothing that is left is a constant: the bias, shifted and activated as the network does."""
         if lost and handler in (convolution, transposed, linear):
             self.constant[node] = self._bias(node, handler)
         elif handler in (concat, stack):
-            parts = [self._full(part) for part in node.args[0] if part not in self.dead]
-            join = torch.stack if node.target is aten.stack.default else torch.cat
-            self.constant[node] = compress(join(parts, int(argument(node, 1, "dim", 0))))
+            join, parts, axis = self._row(node)
+            self.constant[node] = compress(join([self._full(part) for part in parts], axis))
         else:
             found = self._computed(node)
             uneven = handler in (convolution, transposed) and any(n > 1 for n in found.shape[2:])
@@ -370,15 +371,11 @@ class Cutter:
         if node in self.dead:
             return torch.zeros(shape_of(node), dtype=value.dtype, device=value.device)
         if node not in self.constant:
-            return self._known(node) if isinstance(value, Tensor) else int(value)
+            return self.sliced(self._name(node), constant=True) if isinstance(value, Tensor) else int(value)
         known = self.constant[node]
         if not isinstance(known, Tensor):
             return known
         return known.expand([self.left.width(node, axis) for axis in range(known.dim())]).clone()
-
-    def _known(self, node: Any) -> Tensor:
-        """The value of a constant or a parameter."""
-        return self.constant[node] if node in self.constant else self.sliced(self._name(node), constant=True)
 
     def _name(self, node: Any) -> str:
         name = self.trace.named(node)

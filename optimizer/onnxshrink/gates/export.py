@@ -3,7 +3,6 @@
 import ast
 import copy
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, short
+from ..files import replacing
 from .attention import written_out
 from .augment import Gated, folded
 from .trace import batches, exported, inputs_of
@@ -43,7 +43,7 @@ def export(
         example: inputs, [N, ...] each, N >= 2 (the exporter makes a batch of 1 a constant).
 
     Raises:
-        InputError: the example has a batch of 1, or torch.onnx cannot export the network.
+        InputError: the example has a batch of 1, torch.onnx cannot export the network, or nothing can be written there.
     """
     inputs = inputs_of(example)
     if any(tensor.dim() and tensor.shape[0] < 2 for tensor in inputs):
@@ -71,10 +71,8 @@ def export(
         node.metadata_props.pop(STACK_TRACE, None)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        temporary = Path(folder) / path.name
-        program.save(temporary, external_data=False)
-        os.replace(temporary, path)
+    with replacing(path) as partial:
+        program.save(partial, external_data=False)
 
 
 def _name_transposed(graph: Any, parameters: Mapping[str, nn.Parameter]) -> None:

@@ -40,7 +40,14 @@ def _shapes(node: Node, context: Context, state: State) -> list[int]:
     return list(range(1, len(node.inputs))) if all(state.kept(port).all() for port in ports) else []
 
 
-class Selection(Select):
+class Planned(Rule):
+    """A chain: it needs the shapes that it reads as long as it stays one."""
+
+    def operands(self, node: Node, context: Context, state: State) -> list[int]:
+        return [0, *_shapes(node, context, state)]
+
+
+class Selection(Planned, Select):
     """A chain that is planned as one selection."""
 
     def index(self, node: Node, context: Context) -> dict[int, np.ndarray] | None:
@@ -56,9 +63,6 @@ class Selection(Select):
         axis, index = self._movement(node).axis, self._movement(node).index
         x, y = node.inputs[0], node.outputs[0]
         return [*parallel(x, y, context, (axis,)), Picks((x, axis), (y, axis), index)]
-
-    def operands(self, node: Node, context: Context, state: State) -> list[int]:
-        return [0, *_shapes(node, context, state)]
 
     def reads(self, node: Node, context: Context, state: State) -> dict[int, Demand | None]:
         demands = super().reads(node, context, state)
@@ -76,7 +80,7 @@ class Selection(Select):
         return Rewrite({**attributes, "axis": axis}, {**operands, 1: where}, op="Gather")
 
 
-class Reordering(Transpose):
+class Reordering(Planned, Transpose):
     """A chain that is planned as one transposition."""
 
     def _order(self, node: Node, context: Context) -> list[int] | None:
@@ -96,11 +100,8 @@ class Reordering(Transpose):
         demands = super().reads(node, context, state)
         return {**dict.fromkeys(_shapes(node, context, state)), **demands} if demands else {}
 
-    def operands(self, node: Node, context: Context, state: State) -> list[int]:
-        return [0, *_shapes(node, context, state)]
 
-
-class Splitting(Rule):
+class Splitting(Planned):
     """A chain that is planned as axes that are split, and then change places."""
 
     family = "movement"
@@ -144,9 +145,6 @@ class Splitting(Rule):
             Same((x, axis), (y, parts[0])) if len(parts) == 1 else Grid(((x, axis),), tuple((y, b) for b in parts))
             for axis, parts in self._groups(node, context)
         ]
-
-    def operands(self, node: Node, context: Context, state: State) -> list[int]:
-        return [0, *_shapes(node, context, state)]
 
     def reads(self, node: Node, context: Context, state: State) -> dict[int, Demand | None]:
         live = state.live(node.outputs[0])

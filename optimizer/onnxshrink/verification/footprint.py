@@ -28,9 +28,10 @@ def fitting(model: onnx.ModelProto, folder: Path, candidates: Iterable[Shapes]) 
 
 def fitting_first(model: onnx.ModelProto, folder: Path, candidates: Iterable[Shapes]) -> Iterator[Shapes]:
     """All candidates in their order, but those first whose largest tensor is no larger than LARGEST."""
+    listed = list(candidates)
     late = []
-    for shapes in candidates:
-        if largest(model, folder, shapes) <= LARGEST:
+    for shapes in listed:
+        if len(listed) == 1 or largest(model, folder, shapes) <= LARGEST:  # where nothing is free there is no choice
             yield shapes
         else:
             late.append(shapes)

@@ -97,16 +97,14 @@ def measure_layers(
             progress(f"layer {len(known) + 1} of {distinct}: {layer.kind}")
             known[layer.kind] = measured(layer, timed, seconds, 1 if provider == "cpu" else COPIES)
         table.layers[name], table.nodes[layer.node.output[0]] = known[layer.kind], name
-        if output is not None:
-            write_whole(Path(output), json.dumps(table.to_json()) + "\n")
+        _keep(table, output)
     progress("the whole model")
     feeds = draw(specs, shapes, "normal", 0)
     where: str | bytes = str(source.path) if source.path else source.proto.SerializeToString()
     session = runtime.session(where, provider=provider, threads=threads or 0)
     run = (plain if provider == "cpu" else on_device)(session, feeds, source.name)
     table.whole = _faster_half(_walls(run, seconds))
-    if output is not None:
-        write_whole(Path(output), json.dumps(table.to_json()) + "\n")
+    _keep(table, output)
     return table
 
 
@@ -230,3 +228,9 @@ def _taken_up(output: Path, table: LatencyTable) -> dict[str, LayerLatency]:
             cure="give another file, or delete this one",
         )
     return {layer.kind: layer for layer in before.layers.values()}
+
+
+def _keep(table: LatencyTable, output: str | Path | None) -> None:
+    """Write the table, if it is to be kept."""
+    if output is not None:
+        write_whole(Path(output), json.dumps(table.to_json()) + "\n")
